@@ -1,0 +1,1 @@
+"""Binds the workbench to Jupyter: magics in the kernel."""

@@ -1,0 +1,1 @@
+"""Plain Python library: launch a serving process, deploy models to it, and query them."""
