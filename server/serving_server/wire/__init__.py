@@ -1,0 +1,1 @@
+"""Messages on the wire, with TensorFlow's names and numbers, without TensorFlow."""
