@@ -1,0 +1,1 @@
+"""Tests of all three floors; run them by `make test`."""
