@@ -1,0 +1,110 @@
+"""Fixtures of all tests: nothing is left behind, models are built once, servers are real processes.
+
+The hooks set up a session of its own: a private Jupyter runtime folder, IPython and Jupyter settings of nobody, and a
+mark on every process that a test starts (`tests.leaks`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import leaks, models
+from tests.servers import ServerProcess, SharedServer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest keeps the `tmp_path` folders of the last three runs, so they stay outside of the folder that is watched.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    watch = leaks.start_session()
+    os.environ["JUPYTER_RUNTIME_DIR"] = str(watch.runtime_dir)
+    os.environ["JUPYTER_CONFIG_DIR"] = str(watch.folder / "config")
+    os.environ["IPYTHONDIR"] = str(watch.folder / "ipython")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(watch.temporary_dir)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(leaks.the_watch().folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_by_the_session() -> Iterator[None]:
+    """Fails at the end of the session when a server of a wide fixture, or anything else, is still there."""
+    watch = leaks.the_watch()
+    before = watch.snapshot()
+    yield
+    watch.allowed.clear()
+    watch.allowed_paths.clear()
+    _fail_on_leaks(watch, before, "The test session", leaks.FDS_PER_SESSION)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(nothing_left_by_the_session: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves processes, shared memory, files, sockets or threads behind, and removes them."""
+    watch = leaks.the_watch()
+    before = watch.snapshot()
+    yield
+    _fail_on_leaks(watch, before, request.node.nodeid, leaks.FDS_PER_TEST)
+
+
+def _fail_on_leaks(watch: leaks.Watch, before: leaks.Snapshot, who: str, fds: int) -> None:
+    left = watch.leaks(before, fds=fds)
+    if left:
+        watch.clean(before)
+        lines = "\n".join(f"  {line}" for line in left)
+        pytest.fail(f"{who} left behind, {leaks.DEADLINE:g} s after it ended:\n{lines}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def models_dir(pytestconfig: pytest.Config) -> Path:
+    """Folder of the SavedModels of `tests.models`: `<models_dir>/<name>/<version>/`. Read-only: copy to change."""
+    assert pytestconfig.cache is not None
+    return models.cached(pytestconfig.cache.mkdir("serving-models"))
+
+
+@pytest.fixture
+def model_copy(models_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`model_copy(name, version=1, as_version=None, base=None)` publishes a version as an export does.
+
+    It copies to `<base>/<as_version>`, where base is `<tmp_path>/models/<name>` unless given, and returns the version's
+    folder. The base path of the model is its parent.
+    """
+
+    def copy(name: str, version: int = 1, as_version: int | None = None, base: Path | None = None) -> Path:
+        base = base or tmp_path / "models" / name
+        return models.copy_version(models_dir / name / str(version), base / str(as_version or version))
+
+    return copy
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """`server(*flags, **options)` starts a `ServerProcess` of its own; all are stopped when the test ends."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str, **options: object) -> ServerProcess:
+        process = ServerProcess(*flags, directory=tmp_path / f"server-{len(started)}", **options)  # type: ignore[arg-type]
+        started.append(process)
+        return process.start()
+
+    yield start
+    for process in reversed(started):
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """One server for all tests that only ask: `shared_server.serve("multi")` loads a model when first needed.
+
+    half_plus_two (versions 1 and 2, both reachable) is there from the start. Tests that change models, settings or
+    processes start their own by the fixture `server`.
+    """
+    with SharedServer(models_dir, directory=tmp_path_factory.mktemp("shared-server")) as process:
+        leaks.allow(process.pid)
+        process.serve("half_plus_two")
+        yield process
