@@ -1,0 +1,115 @@
+"""One model: decides which of its versions are loaded and which one answers.
+
+This is TF Serving's AspiredVersionsManager, driven by events instead of a tick: whenever something happened (the
+folder, the policy, a hold, or a version changed) what is wanted is compared with what there is. The switch preserves
+availability: a new version serves before the old one is drained, so both are in memory for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from serving_server.lifecycle.servable import Servable
+from serving_server.lifecycle.states import Policy, Specific, State, choose
+from serving_server.lifecycle.version import Settings, Version
+
+__all__ = ["Model"]
+
+logger = logging.getLogger(__name__)
+
+
+class Model:
+    """What is known of one model, and the table that requests are resolved with."""
+
+    def __init__(self, name: str, policy: Policy, settings: Settings) -> None:
+        self.name = name
+        self.policy = policy
+        self.removed = False
+        self.found: dict[int, Path] = {}
+        self.held: set[int] = set()
+        self.versions: dict[int, Version] = {}
+        self.serving: int | None = None
+        # Requests look up their version here; None is the unversioned request.
+        self.routes: dict[int | None, Servable] = {}
+        self._settings = settings
+        self._missing: tuple[int, ...] = ()  # named by the policy, not on disk: warned about once
+        self._busy = False
+        self._again = False
+
+    def reroute(self) -> None:
+        """Rebuild the table after a change of states or holds."""
+        routes: dict[int | None, Servable] = {}
+        serving = None
+        for number, version in self.versions.items():
+            if version.state is State.AVAILABLE and version.servable is not None:
+                routes[number] = version.servable
+                if number not in self.held and (serving is None or number > serving):
+                    serving = number
+        if serving is not None:
+            routes[None] = routes[serving]
+        # One assignment each: whoever reads between two turns of the loop sees all or nothing of a switch.
+        self.routes, self.serving = routes, serving
+
+    def wanted(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the ordinary and the held versions that should be loaded."""
+        if self.removed:
+            return frozenset(), frozenset()
+        return choose(self.found, self.policy, self.held)
+
+    def reconcile(self) -> None:
+        """Take every step towards what is wanted that is allowed now."""
+        if self._busy:  # a step below, or a listener, changed something: the loop below goes round again
+            self._again = True
+            return
+        self._busy = True
+        try:
+            self._again = True
+            while self._again:
+                self._again = False
+                self._step()
+        finally:
+            self._busy = False
+
+    def _step(self) -> None:
+        ordinary, held = self.wanted()
+        wanted = ordinary | held
+        self._warn_missing()
+        for number in sorted(wanted, reverse=True):
+            version = self.versions.get(number)
+            if version is None:
+                version = self.versions[number] = Version(self.name, number, self.found[number], self._settings)
+            version.offered_path = self.found[number]
+            ended = version.state is State.END and (not version.failed or version.lapsed)
+            if version.state is State.UNKNOWN or ended:
+                version.begin()
+
+        kept: list[Version] = []
+        for version in list(self.versions.values()):
+            if version.number not in wanted:
+                version.lapsed = True
+                if version.state is State.AVAILABLE or (version.restarting and not version.stopping):
+                    kept.append(version)
+                else:
+                    version.stop()
+        if not kept:
+            return
+        # A policy that names only versions which are not on disk wants something, so it is no reason to stop serving.
+        nothing_wanted = not ordinary and (not self.found or self.policy == Specific(()))
+        replaced = any(self.versions[number].state is State.AVAILABLE for number in ordinary)
+        kept.sort(key=lambda version: (version.state is State.AVAILABLE, version.number))
+        for version in kept if replaced or nothing_wanted else kept[:-1]:
+            version.stop()
+
+    def _warn_missing(self) -> None:
+        if not isinstance(self.policy, Specific) or self.removed:
+            self._missing = ()
+            return
+        missing = tuple(number for number in self.policy.versions if number not in self.found)
+        if missing and missing != self._missing:
+            logger.warning(
+                "Model %s: version %s of its 'specific' policy is not on disk",
+                self.name,
+                ", ".join(map(str, missing)),
+            )
+        self._missing = missing
