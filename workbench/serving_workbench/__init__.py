@@ -1,1 +1,116 @@
-"""Plain Python library: launch a serving process, deploy models to it, and query them."""
+"""Serve, prove and operate TensorFlow models from Python: the library below the notebook's magics.
+
+>>> import serving_workbench as sw
+>>> served = sw.serve(model, name="digits")  # doctest: +SKIP
+>>> served.predict(x)  # doctest: +SKIP
+
+Importing this package loads neither TensorFlow nor gRPC nor pandas: names are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving_workbench.deploy import serve
+    from serving_workbench.errors import (
+        ControlError,
+        DeployError,
+        ExportError,
+        LaunchError,
+        ModelNotServedError,
+        PredictError,
+        ProofError,
+        PublishError,
+        RecordError,
+        ServerNotRunningError,
+        WorkbenchError,
+    )
+    from serving_workbench.handle import ServedModel, connect
+    from serving_workbench.server import Server
+    from serving_workbench.tables import Table
+    from serving_workbench.verbs import instances, logs, status, stop
+
+__all__ = [
+    "ControlError",
+    "DeployError",
+    "ExportError",
+    "LaunchError",
+    "ModelNotServedError",
+    "PredictError",
+    "ProofError",
+    "PublishError",
+    "RecordError",
+    "ServedModel",
+    "Server",
+    "ServerNotRunningError",
+    "Table",
+    "WorkbenchError",
+    "connect",
+    "instances",
+    "load_ipython_extension",
+    "logs",
+    "serve",
+    "status",
+    "stop",
+    "unload_ipython_extension",
+]
+
+_HOME = {
+    "serve": "deploy",
+    "ServedModel": "handle",
+    "connect": "handle",
+    "instances": "verbs",
+    "logs": "verbs",
+    "status": "verbs",
+    "stop": "verbs",
+    "Server": "server",
+    "Table": "tables",
+}
+_NOTEBOOK_GROUP = "serving_workbench.notebook"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Register the magics: what ``%load_ext serving_workbench`` calls.
+
+    The magics live one floor above, in a package that this one does not import: it is found by its entry point.
+
+    Raises
+    ------
+    WorkbenchError
+        No installed package offers the magics.
+    """
+    _notebook_entry().load()(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Take the magics back; running servers run on."""
+    module = importlib.import_module(_notebook_entry().module)
+    module.unload_ipython_extension(ipython)
+
+
+def _notebook_entry() -> Any:
+    from importlib.metadata import entry_points
+
+    from serving_workbench.errors import WorkbenchError
+
+    found = list(entry_points(group=_NOTEBOOK_GROUP))
+    if not found:
+        raise WorkbenchError(
+            f"No installed package offers the notebook magics (entry point group '{_NOTEBOOK_GROUP}').",
+            hint="Install the whole distribution: pip install serving-workbench.",
+        )
+    return found[0]

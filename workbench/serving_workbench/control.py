@@ -1,0 +1,179 @@
+"""Client of the server's private control channel: HTTP/1.1 and JSON over a unix socket or loopback TCP.
+
+One short connection per request: the channel is used a few times a second at most, and a connection kept open would
+have to be guarded against threads, forks and restarts of the server.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import quote
+
+from serving_workbench.errors import ControlError
+from serving_workbench.records import Record
+
+__all__ = ["ControlClient"]
+
+#: What the server maps codes to, for answers whose body names none.
+_CODE_BY_HTTP = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    412: "FAILED_PRECONDITION",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+}
+_PREFIX = "/control/v1"
+_MAX_ANSWER = 64 << 20
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket; "localhost" only fills the Host header."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class ControlClient:
+    """Requests to one server.
+
+    Parameters
+    ----------
+    address : tuple
+        ``("unix", path)`` or ``("tcp", host, port)``.
+    token : str
+        Bearer token of the server's record.
+    timeout : float
+        Seconds for each request, connecting included.
+
+    Notes
+    -----
+    Every method raises `ControlError` carrying the gRPC status name: the server's own, ``UNAVAILABLE`` when nothing
+    answers at the address, ``DEADLINE_EXCEEDED`` when it answers too late. Safe to use from several threads.
+    """
+
+    def __init__(self, address: tuple[str, str] | tuple[str, str, int], token: str, timeout: float = 10.0) -> None:
+        self._address = address
+        self._token = token
+        self._timeout = timeout
+
+    @classmethod
+    def of(cls, record: Record, timeout: float = 10.0) -> ControlClient:
+        """Return the client for the server of a record."""
+        return cls(record.control, record.token, timeout)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._address[0] == "unix":
+            return _UnixConnection(self._address[1], self._timeout)
+        _, host, port = self._address  # type: ignore[misc]  # the records module has checked its length
+        return http.client.HTTPConnection(host, port, timeout=self._timeout)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Send one request; return the decoded JSON answer (None when it is empty)."""
+        connection = self._connection()
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._token}", "Connection": "close"}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        where = f"{method} {path} at {':'.join(str(part) for part in self._address)}"
+        try:
+            connection.request(method, _PREFIX + path, body=data, headers=headers)
+            answer = connection.getresponse()
+            content = answer.read(_MAX_ANSWER)
+        except TimeoutError as error:
+            raise ControlError(
+                f"The server did not answer within {self._timeout:g} s ({where}).",
+                code="DEADLINE_EXCEEDED",
+                hint="It may be busy or stopped: sw.logs() shows its log, sw.stop() ends it.",
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ControlError(f"The server does not answer: {error} ({where}).", code="UNAVAILABLE") from error
+        finally:
+            connection.close()
+        return self._decoded(answer.status, content, where)
+
+    def _decoded(self, status: int, content: bytes, where: str) -> Any:
+        try:
+            answer = json.loads(content) if content else None
+        except ValueError as error:
+            raise ControlError(
+                f"The answer is no JSON: {content[:80]!r} ({where}, HTTP {status}).", code="INTERNAL"
+            ) from error
+        if 200 <= status < 300:
+            return answer
+        details = answer if isinstance(answer, dict) else {}
+        code = str(details.get("code") or _CODE_BY_HTTP.get(status, "UNKNOWN"))
+        raise ControlError(str(details.get("error") or f"HTTP {status} ({where})"), code=code)
+
+    # One method per route, in the order of the server's documentation.
+
+    def identity(self) -> dict[str, Any]:
+        """Who answers: ``instance_id``, ``pid``, ``create_time``, ``server_version``, ``api_version``."""
+        return dict(self.request("GET", "/identity"))
+
+    def status(self) -> dict[str, Any]:
+        """Endpoints, forkserver, front process and every model with its versions."""
+        return dict(self.request("GET", "/status"))
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One model with its policy, serving version, batching and versions (highest first)."""
+        return dict(self.request("GET", _model(name)))
+
+    def put_model(self, name: str, base_path: str, **options: Any) -> dict[str, Any]:
+        """Add or change a model; `options` are ``policy`` and ``batching``. Idempotent."""
+        return dict(self.request("PUT", _model(name), {"base_path": base_path, **options}))
+
+    def delete_model(self, name: str) -> None:
+        """Stop serving a model; its versions unload in the background."""
+        self.request("DELETE", _model(name))
+
+    def put_policy(self, name: str, policy: dict[str, Any]) -> dict[str, Any]:
+        """Set the version policy: ``{"latest": {"num_versions": 1}}``, ``{"specific": {"versions": [1]}}``..."""
+        return dict(self.request("PUT", f"{_model(name)}/policy", policy))
+
+    def hold(self, name: str, version: int) -> dict[str, Any]:
+        """Let a version load when it appears without becoming the one that answers unversioned requests."""
+        return dict(self.request("PUT", f"{_model(name)}/versions/{version}/hold"))
+
+    def release(self, name: str, version: int) -> dict[str, Any]:
+        """End a hold: the version becomes an ordinary one."""
+        return dict(self.request("DELETE", f"{_model(name)}/versions/{version}/hold"))
+
+    def poll(self, name: str) -> dict[str, Any]:
+        """Look into the model's folder now instead of at the next poll."""
+        return dict(self.request("POST", f"{_model(name)}/poll"))
+
+    def batching(self, name: str) -> dict[str, Any] | None:
+        """Return the batching parameters in force; None when batching is off."""
+        return _optional(self.request("GET", f"{_model(name)}/batching"))
+
+    def patch_batching(self, name: str, changes: dict[str, Any]) -> dict[str, Any] | None:
+        """Change batching parameters while requests run; return all of them."""
+        return _optional(self.request("PATCH", f"{_model(name)}/batching", changes))
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start, by model and version."""
+        return dict(self.request("GET", "/statistics"))
+
+    def shutdown(self) -> None:
+        """Ask the server to drain and exit."""
+        self.request("POST", "/shutdown")
+
+
+def _model(name: str) -> str:
+    return f"/models/{quote(name, safe='')}"
+
+
+def _optional(answer: Any) -> dict[str, Any] | None:
+    return None if answer is None else dict(answer)

@@ -1,0 +1,278 @@
+"""The deploy of a model as one transaction: either the new version answers, proved, or everything is as before.
+
+::
+
+    launch   find the server, or start it
+    export   write the model under a hidden name, check it (`export`, `savedmodel`)
+    publish  have the server hold the number, then rename the folder to it (`publish`)
+    detect   the server sees the folder; load, warm up: a worker of its own, beside the old version's
+    prove    it answers as the model in the notebook does (`prove`), asked by its number
+    available  the hold ends: unversioned requests move to it, the old version drains
+
+A hold keeps a version out of unversioned requests. When a step fails, the folder is moved out of the server's sight and
+the hold dropped, in this order, so that the version that answered before never stops answering.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving_server.signatures import Signature
+from serving_workbench import savedmodel
+from serving_workbench.errors import ControlError, DeployError, WorkbenchError
+from serving_workbench.export import Exported, export_model
+from serving_workbench.files import disk_errors
+from serving_workbench.handle import ServedModel
+from serving_workbench.inputs import as_inputs
+from serving_workbench.progress import Progress
+from serving_workbench.prove import DEFAULT_TOLERANCE, Proof, prove
+from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
+from serving_workbench.server import Server
+from serving_workbench.waiting import find_version, wait_available, wait_serving
+from serving_workbench.warmup import write_warmup
+
+__all__ = ["serve"]
+
+#: Seconds for the server to let go of a version that was rejected.
+_WITHDRAW_SECONDS = 10.0
+
+
+def serve(
+    model: object,
+    name: str,
+    *,
+    root: str | Path | None = None,
+    sample: object = None,
+    version: int | None = None,
+    signatures: Mapping[str, Any] | None = None,
+    tolerance: tuple[float, float] | float | None = DEFAULT_TOLERANCE,
+    instance: str = "default",
+    progress: bool = True,
+    timeout: float = 120.0,
+    keep: bool = False,
+) -> ServedModel:
+    """Serve a model: export it as the next version, load it beside the old one, prove it, switch over.
+
+    Parameters
+    ----------
+    model : keras.Model, tf.Module, tf.function, dict of str to tf.function, str or Path
+        What to serve; a path is a SavedModel's folder, or a base folder whose highest version is taken.
+    name : str
+        Model name: in URLs, in gRPC requests, and the folder below `root`.
+    root : str or Path, optional
+        Folder of all models. By default where this model is served from already, else the server's root, which is
+        ``./models`` of the process that started it.
+    sample : array_like, dict or DataFrame, optional
+        A valid input of the default signature: sent as the proof, and written as warm-up, so that the version is warm
+        before it answers. By default values are drawn from the signatures (see `serving_workbench.sampling`).
+    version : int, optional
+        Version number; by default one more than the highest ever taken.
+    signatures : mapping, optional
+        With a tf.Module: the functions to offer by signature name.
+    tolerance : tuple of float, float or None
+        ``(rtol, atol)`` of the proof, or rtol alone; None checks dtypes and shapes only.
+    instance : str
+        Name of the server, started when it does not run.
+    progress : bool
+        Show a bar.
+    timeout : float
+        Seconds for the server to start (at most 60 of them), and again for the version to answer.
+    keep : bool
+        A server started by this call runs on after its owner has ended (see `serving_workbench.ownership`).
+
+    Returns
+    -------
+    ServedModel
+
+    Raises
+    ------
+    WorkbenchError
+        `LaunchError`, `ExportError`, `PublishError`, `DeployError`, `ProofError`, `ControlError`...: `.step` says
+        where, `.hint` what to try. What was served before is still served.
+    """
+    check_model_name(name)
+    limits = _limits(tolerance)
+    with Progress(f"serve {name}", enabled=progress) as steps:
+        try:
+            steps.step("launch")
+            started = Server.find(instance) is None
+            folder = None if root is None else Path(root).expanduser().absolute()
+            server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
+            try:
+                deployment = _Deployment(server, name, folder, steps, timeout)
+                return deployment.run(model, version, signatures, sample, limits)
+            except BaseException:
+                if started and not server.models():
+                    server.stop()
+                raise
+        except WorkbenchError as error:
+            error.step = error.step or steps.current
+            raise
+
+
+def _limits(tolerance: object) -> tuple[float, float] | None:
+    if tolerance is None:
+        return None
+    pair = (tolerance, DEFAULT_TOLERANCE[1]) if isinstance(tolerance, int | float) else tolerance
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        rtol, atol = pair
+        if all(isinstance(x, int | float) and not isinstance(x, bool) and x >= 0 for x in (rtol, atol)):
+            return float(rtol), float(atol)
+    raise DeployError(
+        f"tolerance={tolerance!r} is not a tolerance.",
+        step="prove",
+        hint="Give (rtol, atol), both at least 0, or rtol alone, or None for no comparison.",
+    )
+
+
+class _Deployment:
+    """One run of the transaction against one server."""
+
+    def __init__(self, server: Server, name: str, root: Path | None, steps: Progress, timeout: float) -> None:
+        self.server = server
+        self.control = server.control
+        self.name = name
+        self.steps = steps
+        self.timeout = timeout
+        self._before = self._known_model()
+        self._added = False
+        self._base = self._base_path(root)
+
+    def _known_model(self) -> dict[str, Any] | None:
+        try:
+            return self.control.model(self.name)
+        except ControlError as error:
+            if error.code == "NOT_FOUND":
+                return None
+            raise
+
+    def _base_path(self, root: Path | None) -> Path:
+        if root is not None:
+            return root / self.name
+        if self._before is not None:
+            return Path(self._before["base_path"])
+        return (self.server.root or Path("models").absolute()) / self.name
+
+    def run(
+        self,
+        model: object,
+        version: int | None,
+        signatures: Mapping[str, Any] | None,
+        sample: object,
+        tolerance: tuple[float, float] | None,
+    ) -> ServedModel:
+        self.steps.step("export")
+        with Publication(self._base, version) as publication:
+            exported = export_model(model, publication.staging, signatures)
+            found = savedmodel.validate(publication.staging)
+            self._add_warmup(publication, found, sample)
+            try:
+                proofs = self._put_into_service(publication, exported, found, sample, tolerance)
+            except BaseException as error:
+                self._withdraw(publication, error)
+                raise
+        self.server.client.forget(self.name)
+        return ServedModel(
+            self.server, self.name, version=publication.version, proofs=proofs, seconds=self.steps.seconds
+        )
+
+    def _add_warmup(self, publication: Publication, found: dict[str, Signature], sample: object) -> None:
+        if sample is None:
+            return
+        signature = found[savedmodel.default_signature_name(found)]
+        # Also the first look at the sample: a wrong one ends the deploy before anything is published.
+        inputs = as_inputs(sample, signature)
+        with disk_errors(publication.staging, "write the warm-up requests into"):
+            write_warmup(publication.staging, self.name, signature.name, inputs)
+
+    def _put_into_service(
+        self,
+        publication: Publication,
+        exported: Exported,
+        found: dict[str, Signature],
+        sample: object,
+        tolerance: tuple[float, float] | None,
+    ) -> list[Proof]:
+        self.steps.step("publish")
+        if self._before is None or Path(self._before["base_path"]) != self._base:
+            self._added = self._before is None
+            self.control.put_model(self.name, str(self._base))
+        self.control.hold(self.name, publication.version)
+        publication.commit()
+        deadline = time.monotonic() + self.timeout
+        self.control.poll(self.name)
+        wait_available(self.control, self.name, publication.version, deadline, self.steps.step)
+        self.steps.step("prove")
+        proofs = prove(
+            self.server.client,
+            self.name,
+            publication.version,
+            found,
+            exported.references,
+            sample,
+            tolerance,
+            max(1.0, deadline - time.monotonic()),
+        )
+        self.steps.step("available")
+        self._promote(publication.version, deadline)
+        return proofs
+
+    def _promote(self, version: int, deadline: float) -> None:
+        """Let unversioned requests move to a proved version; a rollback's pin ends with it."""
+        pinned = self.control.model(self.name)["policy"].get("specific")
+        if pinned is not None:
+            # Both wanted while they change places. With `latest` set first, a version between the two would be loaded
+            # and served for a moment.
+            self.control.put_policy(self.name, {"specific": {"versions": [*pinned["versions"], version]}})
+        self.control.release(self.name, version)
+        wait_serving(self.control, self.name, version, deadline, newer=True)
+        if pinned is not None:
+            self.control.put_policy(self.name, {"latest": {"num_versions": 1}})
+
+    # --- back to what was before ---
+
+    def _withdraw(self, publication: Publication, error: BaseException) -> None:
+        """Undo whatever `_put_into_service` did; what cannot be undone is noted on the error, never raised over it."""
+        version = publication.version
+        notes = []
+        if publication.final.exists() and not publication.staging.exists():
+            with _noted(error, f"Version {version} could not be moved away"):
+                kept = quarantine(publication.final)
+                notes.append(f"Its files were moved to '{kept}'.")
+        with _noted(error, f"The server could not be told to forget version {version}"):
+            model = self._known_model()
+            if model is None:
+                return
+            # Unloaded first: dropping the hold of a loaded version would put it into service.
+            self._unload(version)
+            self.control.release(self.name, version)
+            if self._added and not versions_on_disk(self._base):
+                self.control.delete_model(self.name)
+            serving = model["serving_version"]
+            if serving is not None and serving != version:
+                notes.append(f"Version {serving} still answers.")
+        if isinstance(error, WorkbenchError) and notes:
+            error.hint = " ".join([error.hint, *notes] if error.hint else notes)
+
+    def _unload(self, version: int) -> None:
+        self.control.poll(self.name)
+        deadline = time.monotonic() + _WITHDRAW_SECONDS
+        while True:
+            found = find_version(self.control.model(self.name), version)
+            if found is None or found["state"] == "END":
+                return
+            if time.monotonic() > deadline:
+                raise DeployError(f"it is still {found['state']} after {_WITHDRAW_SECONDS:g} s")
+            time.sleep(0.02)
+
+
+@contextmanager
+def _noted(error: BaseException, what: str) -> Iterator[None]:
+    try:
+        yield
+    except WorkbenchError as second:
+        error.add_note(f"{what}: {second}")

@@ -1,0 +1,268 @@
+"""A served model in the user's hands: ask it, look at it, roll it back, stop it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving_server.signatures import Signature
+from serving_workbench.errors import ControlError, DeployError, ModelNotServedError, WorkbenchError
+from serving_workbench.prove import Proof
+from serving_workbench.publish import versions_on_disk
+from serving_workbench.server import Server, version_rows
+from serving_workbench.tables import Table
+from serving_workbench.waiting import wait_serving
+
+__all__ = ["ServedModel", "connect"]
+
+_COLUMNS = ("version", "state", "serving", "step", "requests in flight", "restarts", "error")
+_STOP_SECONDS = 30.0
+
+
+class ServedModel:
+    """A model on a running server, as `serve` and `connect` return it.
+
+    Attributes
+    ----------
+    server : Server
+    name : str
+        Model name.
+    version : int or None
+        The version that this handle last put into service (or found there, after `connect`).
+    proofs : list of Proof
+        What the deploy showed, by signature; empty after `connect`.
+    seconds : dict of str to float
+        How long each step of the deploy took.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        name: str,
+        *,
+        version: int | None,
+        proofs: Sequence[Proof] = (),
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self.server = server
+        self.name = name
+        self.version = version
+        self.proofs = list(proofs)
+        self.seconds = dict(seconds or {})
+
+    # --- where ---
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """``host:port`` for gRPC clients."""
+        return self.server.endpoints["grpc"]
+
+    @property
+    def rest_url(self) -> str:
+        """Base URL for REST clients; predictions are at ``<rest_url>/v1/models/<name>:predict``."""
+        return self.server.endpoints["rest"]
+
+    # --- ask ---
+
+    def predict(
+        self,
+        x: object,
+        version: int | None = None,
+        signature: str | None = None,
+        timeout: float = 10.0,
+        *,
+        raw_strings: bool = False,
+    ) -> Any:
+        """Ask the model over gRPC: see `serving_workbench.client.PredictClient.predict`.
+
+        Parameters
+        ----------
+        x : array_like, dict, DataFrame or Series
+        version : int, optional
+            By default the serving one.
+        signature : str, optional
+            By default ``serving_default``, or the only one.
+        timeout : float
+            Seconds.
+        raw_strings : bool
+            Keep string outputs as `bytes`.
+
+        Returns
+        -------
+        numpy.ndarray, dict or DataFrame
+
+        Raises
+        ------
+        PredictError
+        """
+        return self.server.client.predict(
+            self.name, x, version=version, signature=signature, timeout=timeout, raw_strings=raw_strings
+        )
+
+    def signatures(self, version: int | None = None) -> dict[str, Signature]:
+        """Ask the server for the callable signatures of a version (the serving one by default)."""
+        found: dict[str, Signature] = self.server.client.signatures(self.name, version)
+        return found
+
+    # --- look ---
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model as the control channel describes it.
+
+        Raises
+        ------
+        ModelNotServedError
+            The server does not know it (any more).
+        """
+        try:
+            return self.server.control.model(self.name)
+        except ControlError as error:
+            if error.code == "NOT_FOUND":
+                raise ModelNotServedError(
+                    f"The server '{self.server.name}' does not serve a model '{self.name}'.",
+                    hint="Serve it with sw.serve(model, name=...).",
+                ) from error
+            raise
+
+    @property
+    def serving_version(self) -> int | None:
+        """The version that answers unversioned requests now; None while none is available."""
+        serving: int | None = self.describe()["serving_version"]
+        return serving
+
+    @property
+    def versions(self) -> list[int]:
+        """Published version numbers in the model's folder, lowest first: those that `rollback` can go to."""
+        return versions_on_disk(Path(self.describe()["base_path"]))
+
+    def status(self) -> Table:
+        """Every version the server knows as a table; ``.data`` is the control channel's whole answer."""
+        model = self.describe()
+        title = f"{self.name}: {_policy_text(model['policy'])}, from {model['base_path']}"
+        return Table(version_rows(model), _COLUMNS, title, model)
+
+    def logs(self, n: int = 100) -> str:
+        """Return the last `n` lines of the server's log."""
+        return self.server.logs(n)
+
+    # --- change ---
+
+    def rollback(self, to: int | None = None, timeout: float = 60.0) -> int:
+        """Let an older version answer again, until the next `serve`.
+
+        Parameters
+        ----------
+        to : int, optional
+            By default the version before the one that answers now.
+        timeout : float
+            Seconds until it answers; meanwhile the present one does.
+
+        Returns
+        -------
+        int
+            The version that answers now.
+
+        Raises
+        ------
+        DeployError
+            There is no such version, or it could not be loaded; the present one still answers.
+        """
+        model = self.describe()
+        serving = model["serving_version"]
+        target = self._rollback_target(to, versions_on_disk(Path(model["base_path"])), serving)
+        control = self.server.control
+        control.put_policy(self.name, {"specific": {"versions": [target]}})
+        try:
+            control.poll(self.name)
+            wait_serving(control, self.name, target, time.monotonic() + timeout)
+        except BaseException as error:
+            try:
+                control.put_policy(self.name, model["policy"])
+            except WorkbenchError as second:
+                error.add_note(f"The version policy could not be set back: {second}")
+            raise
+        self.server.client.forget(self.name)
+        self.version = target
+        return target
+
+    def _rollback_target(self, to: int | None, published: list[int], serving: int | None) -> int:
+        known = ", ".join(map(str, published)) or "none"
+        if to is not None:
+            if to in published:
+                return to
+            raise DeployError(
+                f"'{self.name}' has no version {to} to roll back to; its versions are {known}.", step="detect"
+            )
+        older = [version for version in published if serving is None or version < serving]
+        if not older:
+            raise DeployError(
+                f"'{self.name}' has no version before {serving} to roll back to; its versions are {known}.",
+                step="detect",
+            )
+        return older[-1]
+
+    def stop(self) -> None:
+        """Stop serving this model; the server ends with its last one. Its files stay. Idempotent."""
+        if not self.server.is_running():
+            self.server.stop()
+            return
+        try:
+            self.server.control.delete_model(self.name)
+        except ControlError as error:
+            if error.code != "NOT_FOUND":
+                raise
+        if not self.server.models():
+            self.server.stop()
+            return
+        self._wait(lambda: self.name not in self.server.models(), "unloaded")
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise DeployError(f"'{self.name}' was not {what} after {_STOP_SECONDS:g} s:\n{self.status()}")
+            time.sleep(0.02)
+
+    # --- show ---
+
+    def __repr__(self) -> str:
+        return f"<ServedModel '{self.name}' version {self.version} at {self.grpc_endpoint}, {self.rest_url}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from serving_workbench.display import bundle  # only for those who look
+
+        return bundle(self)
+
+
+def _policy_text(policy: Mapping[str, Any]) -> str:
+    if "specific" in policy:
+        return f"pinned to {', '.join(map(str, policy['specific']['versions']))}"
+    if "latest" in policy:
+        count = policy["latest"].get("num_versions", 1)
+        return "latest version" if count == 1 else f"latest {count} versions"
+    return "all versions"
+
+
+def connect(name: str | None = None, instance: str = "default") -> ServedModel | Server:
+    """Return a handle to a model that a running server serves, or to the server itself when no name is given.
+
+    Raises
+    ------
+    ServerNotRunningError
+        No server of that instance runs.
+    ModelNotServedError
+        It does not serve that model.
+    """
+    server = Server.connect(instance)
+    if name is None:
+        return server
+    models = server.control.status()["models"]
+    if name not in models:
+        known = ", ".join(f"'{n}'" for n in sorted(models)) or "none"
+        raise ModelNotServedError(
+            f"The server '{instance}' does not serve a model '{name}'; its models are {known}.",
+            hint="Serve it with sw.serve(model, name=...).",
+        )
+    return ServedModel(server, name, version=models[name]["serving_version"])

@@ -1,0 +1,189 @@
+"""Start a serving process, or find that somebody else just did."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from serving_workbench import logfile
+from serving_workbench.discovery import trusted_record
+from serving_workbench.errors import LaunchError
+from serving_workbench.ownership import Owner, find_owner
+from serving_workbench.records import Record, read_record, record_path, start_lock
+
+__all__ = ["launch"]
+
+#: Write ends of the lifeline pipes of servers that this process owns: open as long as the process lives.
+_lifelines: dict[int, int] = {}
+_POLL_SECONDS = 0.02
+_TAIL_LINES = 20
+
+
+def launch(instance: str, root: Path, *, keep: bool = False, timeout: float = 60.0) -> Record:
+    """Return the record of a running server of that instance, started now when none runs.
+
+    Parameters
+    ----------
+    instance : str
+        Instance name.
+    root : Path
+        Default folder of its models, noted in the record; an instance that runs already keeps its own.
+    keep : bool
+        Let it run on after its owner (see `serving_workbench.ownership`) has ended, until it is stopped.
+    timeout : float
+        Seconds until its ports must be bound; two processes that start the same instance wait for each other.
+
+    Raises
+    ------
+    LaunchError
+        With the end of the log when the process ended early, or with what was last seen when time ran out.
+    RecordError
+        A server is there that cannot be trusted.
+
+    Notes
+    -----
+    The process runs in a session of its own, so that an interrupt or restart of the kernel does not reach it; standard
+    input is /dev/null, both outputs go to a 0600 log file in the runtime folder.
+    """
+    _check_platform()
+    path = record_path(instance)
+    with start_lock(instance, wait=timeout) as held:
+        if not held:
+            raise LaunchError(
+                f"Another process has been starting the server '{instance}' for {timeout:g} s.",
+                step="launch",
+                hint=f"Its log: {logfile.log_path(path)}.",
+            )
+        found = trusted_record(instance, lock_held=True)
+        return found if found is not None else _start(instance, path, root, keep, timeout)
+
+
+def _check_platform() -> None:
+    if sys.platform == "win32":
+        raise LaunchError(
+            "The serving process does not run on Windows: it needs fork, unix sockets and POSIX shared memory.",
+            step="launch",
+            hint="Run the notebook inside WSL 2 or a Linux container.",
+        )
+    if not sys.executable:
+        raise LaunchError("This Python does not know its own executable (it is embedded).", step="launch")
+
+
+def _start(instance: str, path: Path, root: Path, keep: bool, timeout: float) -> Record:
+    owner = None if keep else find_owner()
+    log = logfile.log_path(path)
+    with _lifeline(owner) as read_end, _fresh_log(log) as output:
+        command = _command(instance, path, root, log, owner, read_end)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=() if read_end is None else (read_end,),
+                start_new_session=True,
+                cwd=path.parent,  # the notebook's folder may hold a module that shadows one of ours, or vanish
+                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
+            )
+        except OSError as error:
+            raise LaunchError(f"'{command[0]}' cannot be run: {error.strerror}.", step="launch") from error
+    try:
+        record = _wait_for_record(process, instance, path, log, timeout)
+    except BaseException:
+        # KeyboardInterrupt included: a server that nobody waits for is a server that nobody knows of.
+        _end(process)
+        raise
+    # A child that ended stays in the process table until its parent has waited for it.
+    threading.Thread(target=process.wait, name=f"reap-serving-{process.pid}", daemon=True).start()
+    return record
+
+
+@contextlib.contextmanager
+def _lifeline(owner: Owner | None) -> Iterator[int | None]:
+    """Yield the read end to hand down; the write end stays open in this process until it ends."""
+    if owner is None or not owner.by_pipe:
+        yield None
+        return
+    read_end, write_end = os.pipe()
+    try:
+        yield read_end
+        _lifelines[read_end] = write_end
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+
+
+@contextlib.contextmanager
+def _fresh_log(path: Path) -> Iterator[int]:
+    try:
+        descriptor = logfile.open_new(path)
+    except OSError as error:
+        raise LaunchError(f"The log '{path}' cannot be written: {error.strerror}.", step="launch") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _command(instance: str, path: Path, root: Path, log: Path, owner: Owner | None, read_end: int | None) -> list[str]:
+    extra = {"owner_pid": None if owner is None else owner.pid, "log": str(log), "root": str(root)}
+    command = [
+        sys.executable,
+        *("-m", "serving_server"),
+        f"--record_file={path}",
+        "--ephemeral_ports=true",
+        "--bind_address=127.0.0.1",
+        f"--instance_name={instance}",
+        f"--record_extra={json.dumps(extra)}",
+    ]
+    if read_end is not None:
+        command.append(f"--lifeline_fd={read_end}")
+    elif owner is not None:
+        command += [f"--owner_pid={owner.pid}", f"--owner_create_time={owner.create_time!r}"]
+    return command
+
+
+def _wait_for_record(process: subprocess.Popen[bytes], instance: str, path: Path, log: Path, timeout: float) -> Record:
+    """Wait for two things at once: the record of this process, and its end."""
+    deadline = time.monotonic() + timeout
+    while True:
+        record = read_record(path)
+        if record is not None and record.pid == process.pid:
+            found = trusted_record(instance, lock_held=True)
+            if found is not None:
+                return found
+        code = process.poll()
+        if code is not None:
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+            raise LaunchError(
+                f"The serving process of instance '{instance}' ended at once ({how}). Its log ends with:\n"
+                f"{logfile.tail(log, _TAIL_LINES) or '(nothing)'}",
+                step="launch",
+            )
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"The serving process of instance '{instance}' (pid {process.pid}) was not ready after {timeout:g} s; "
+                f"it runs, but has written no record '{path}'. Its log ends with:\n"
+                f"{logfile.tail(log, _TAIL_LINES) or '(nothing)'}",
+                step="launch",
+                hint="Try again with a longer timeout.",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)

@@ -1,0 +1,88 @@
+"""Progress of a deploy, step by step, as a tqdm bar: a widget in notebooks, text in terminals, silent in pipes."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import warnings
+from types import TracebackType
+from typing import Any
+
+from serving_workbench.ownership import in_kernel
+
+__all__ = ["STEPS", "Progress"]
+
+#: Names of the steps in the order in which they happen; errors name one of these.
+STEPS = ("launch", "export", "publish", "detect", "load", "warm up", "prove", "available")
+
+
+class Progress:
+    """A context manager whose `step` moves the bar on; it also measures.
+
+    Parameters
+    ----------
+    title : str
+        Shown before the bar.
+    enabled : bool
+        False shows nothing; the times are taken all the same.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        How long each step took, for those that happened.
+    """
+
+    def __init__(self, title: str, *, enabled: bool = True) -> None:
+        self.seconds: dict[str, float] = {}
+        self.current: str | None = None
+        self._title = title
+        self._began = 0.0
+        self._bar = _bar(title) if enabled else None
+
+    def step(self, name: str) -> None:
+        """Begin a step of `STEPS`; the one before is done. Repeating the current one changes nothing."""
+        if name == self.current:
+            return
+        self._finish()
+        self.current = name
+        self._began = time.monotonic()
+        if self._bar is not None:
+            self._bar.n = STEPS.index(name)
+            self._bar.set_postfix_str(name)
+
+    def _finish(self) -> None:
+        if self.current is not None:
+            self.seconds[self.current] = time.monotonic() - self._began
+        self.current = None
+
+    def __enter__(self) -> Progress:  # noqa: PYI034 - not meant to be derived from
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = self.current
+        self._finish()
+        if self._bar is not None:
+            if kind is None:
+                self._bar.n = len(STEPS)
+                self._bar.set_postfix_str("done")
+            else:
+                self._bar.set_postfix_str(f"failed: {failed}")
+            self._bar.close()
+
+
+def _bar(title: str) -> Any:
+    with warnings.catch_warnings():
+        # Where ipywidgets is missing tqdm warns at import and falls back to text, which is what we want.
+        warnings.simplefilter("ignore")
+        kind = importlib.import_module("tqdm.auto" if in_kernel() else "tqdm").tqdm
+    # tqdm's monitor thread would outlive the deploy; it only serves bars that are not refreshed by hand.
+    quiet = type("_Bar", (kind,), {"monitor_interval": 0})
+    return quiet(
+        total=len(STEPS),
+        desc=title,
+        bar_format="{desc}: {bar:12} {postfix} {elapsed}",
+        # None means: only on a terminal. A notebook is none, but can show the bar.
+        disable=False if in_kernel() else None,
+    )

@@ -1,0 +1,241 @@
+"""The proof of a deploy: the served version must answer as the model in the notebook does.
+
+Every callable signature is asked over gRPC, at the explicit new version, before any client can reach it unversioned.
+Floats are compared as `numpy.allclose` does, ``|served - expected| <= atol + rtol * |expected|``; everything else must
+be equal. The defaults fit float32 summed in another order; for half precision rtol is at least 4 units in the last place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving_server.signatures import Signature
+from serving_workbench import sampling
+from serving_workbench.client import PredictClient
+from serving_workbench.errors import DeployError, PredictError, ProofError
+from serving_workbench.export import Reference
+from serving_workbench.inputs import as_inputs, shape_text
+from serving_workbench.savedmodel import default_signature_name
+
+__all__ = ["DEFAULT_TOLERANCE", "Proof", "compare", "prove"]
+
+Arrays = dict[str, NDArray[Any]]
+#: (rtol, atol)
+DEFAULT_TOLERANCE = (1e-4, 1e-5)
+#: Codes by which a server says that the sample itself is wrong for the model.
+_SAMPLE_AT_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was shown about one signature.
+
+    Attributes
+    ----------
+    signature : str
+    outcome : str
+        ``equal`` (to the model in the notebook), ``answers`` (as its signature says; there was no model to compare
+        with) or ``not proved``.
+    detail : str
+        With what sample and tolerance, or why not.
+    """
+
+    signature: str
+    outcome: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.signature}: {self.outcome} ({self.detail})"
+
+
+def prove(
+    client: PredictClient,
+    name: str,
+    version: int,
+    signatures: Mapping[str, Signature],
+    references: Mapping[str, Reference],
+    sample: object = None,
+    tolerance: tuple[float, float] | None = DEFAULT_TOLERANCE,
+    timeout: float = 60.0,
+) -> list[Proof]:
+    """Prove every signature; the default one with `sample` when it is given, the others with drawn values.
+
+    Parameters
+    ----------
+    references : mapping of str to Reference
+        The in-notebook model by signature; may lack any.
+    tolerance : tuple of float, or None
+        ``(rtol, atol)``; None compares no values, only that answers come as the signature says.
+
+    Raises
+    ------
+    ProofError
+        An answer differs; it carries where and how much.
+    DeployError
+        The version does not answer, or the model refuses the given sample.
+    """
+    default = default_signature_name(dict(signatures))
+    proofs = []
+    seen: list[tuple[Signature, Reference | None]] = []
+    # The default signature first: Keras exports the same function under a second name, which then needs no proof.
+    for key in sorted(signatures, key=lambda k: (k != default, k)):
+        signature, reference = signatures[key], references.get(key)
+        if any(reference is r and signature.inputs == s.inputs and signature.outputs == s.outputs for s, r in seen):
+            continue
+        seen.append((signature, reference))
+        given = sample if key == default else None
+        proofs.append(_prove_one(client, name, version, signature, reference, given, tolerance, timeout))
+    return proofs
+
+
+def _prove_one(
+    client: PredictClient,
+    name: str,
+    version: int,
+    signature: Signature,
+    reference: Reference | None,
+    sample: object,
+    tolerance: tuple[float, float] | None,
+    timeout: float,
+) -> Proof:
+    given = sample is not None
+    inputs = as_inputs(sample, signature) if given else sampling.draw(signature)
+    what = "the given sample" if given else "a drawn sample"
+    expected: Arrays | None = None
+    if reference is not None and tolerance is not None:
+        try:
+            expected = reference(inputs)
+        except LookupError as error:
+            reference = None  # the answer is still checked against the signature
+            what += f"; not compared: {error}"
+        except Exception as error:  # the user's own model may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if given:
+                raise DeployError(
+                    f"The model in the notebook fails on the given sample: {reason}.",
+                    step="prove",
+                    hint="Check sample=.",
+                ) from error
+            return _unproved(signature, f"the model in the notebook does not take a drawn sample: {reason}")
+    try:
+        served = client.outputs(name, inputs, version=version, signature=signature.name, timeout=timeout)
+    except PredictError as error:
+        if expected is None and not given and error.code in _SAMPLE_AT_FAULT:
+            return _unproved(signature, f"the model does not take a drawn sample: {error.message[:200]}")
+        raise DeployError(
+            f"Version {version} of '{name}' is loaded, but does not answer {what} (signature '{signature.name}'): "
+            f"{error.message}",
+            step="prove",
+        ) from error
+    _check_against_signature(served, signature, name, version)
+    if expected is None or tolerance is None:
+        return Proof(signature.name, "answers", what)
+    compare(served, expected, tolerance, f"version {version} of '{name}', signature '{signature.name}'")
+    return Proof(signature.name, "equal", f"{what}, rtol {tolerance[0]:g}, atol {tolerance[1]:g}")
+
+
+def _unproved(signature: Signature, reason: str) -> Proof:
+    return Proof(signature.name, "not proved", f"{reason}. Pass sample=<a valid input> to have it proved")
+
+
+def _check_against_signature(served: Arrays, signature: Signature, name: str, version: int) -> None:
+    for key, spec in signature.outputs.items():
+        where = f"Output '{key}' of version {version} of '{name}', signature '{signature.name}',"
+        if key not in served:
+            raise ProofError(f"{where} is missing in the answer.", output=key)
+        array = served[key]
+        assert spec.dtype is not None
+        if array.dtype != spec.dtype.numpy:
+            raise ProofError(f"{where} is {array.dtype}; the signature says {spec.dtype.name}.", output=key)
+        fits = spec.shape is None or (
+            len(spec.shape) == array.ndim and all(w in (-1, g) for w, g in zip(spec.shape, array.shape, strict=True))
+        )
+        if not fits:
+            raise ProofError(
+                f"{where} has shape {list(array.shape)}; the signature says {shape_text(spec)}.", output=key
+            )
+
+
+def compare(served: Arrays, expected: Arrays, tolerance: tuple[float, float], what: str) -> None:
+    """Compare two answers, output by output.
+
+    Parameters
+    ----------
+    what : str
+        Completes "... answers differently": which version and signature.
+
+    Raises
+    ------
+    ProofError
+        For the first output, by name, that is out of tolerance.
+    """
+    if set(served) != set(expected):
+        raise ProofError(
+            f"The served {what} has the outputs {sorted(served)}; the model in the notebook gives {sorted(expected)}."
+        )
+    for key in sorted(served):
+        _compare_output(key, np.asarray(served[key]), np.asarray(expected[key]), tolerance, what)
+
+
+def _compare_output(
+    key: str, served: NDArray[Any], expected: NDArray[Any], tolerance: tuple[float, float], what: str
+) -> None:
+    if served.shape != expected.shape:
+        raise ProofError(
+            f"The served {what} answers differently: output '{key}' has shape {list(served.shape)}, in the notebook "
+            f"{list(expected.shape)}.",
+            output=key,
+        )
+    if served.dtype.kind in "fc" or served.dtype.name == "bfloat16":
+        rtol = max(tolerance[0], 4 * _epsilon(served.dtype))
+        wide = np.complex128 if served.dtype.kind == "c" else np.float64
+        left, right = served.astype(wide), expected.astype(wide)
+        equal = np.isclose(left, right, rtol=rtol, atol=tolerance[1], equal_nan=True)
+        limit = f"rtol {rtol:g}, atol {tolerance[1]:g}"
+    else:
+        left, right, limit = served, expected, "exactly equal"
+        equal = np.asarray(served == expected)
+    if np.all(equal):
+        return
+    index, max_abs, max_rel = _worst(left, right, equal)
+    size = "" if max_abs is None else f"; largest difference {max_abs:.6g} absolute, {max_rel:.6g} relative"
+    raise ProofError(
+        f"The served {what} answers differently: output '{key}' at {list(index)} is {served[index]!r}, in the notebook "
+        f"{expected[index]!r}; {int(np.size(equal) - np.count_nonzero(equal))} of {np.size(equal)} values differ{size} "
+        f"(allowed: {limit}).",
+        hint="For a model that is random or keeps state pass tolerance=None; else widen tolerance=(rtol, atol).",
+        output=key,
+        max_abs=max_abs,
+        max_rel=max_rel,
+        index=index,
+        served=served[index],
+        expected=expected[index],
+    )
+
+
+def _epsilon(dtype: np.dtype[Any]) -> float:
+    if dtype.name == "bfloat16":
+        return 2.0**-7
+    return float(np.finfo(dtype).eps)
+
+
+def _worst(
+    served: NDArray[Any], expected: NDArray[Any], equal: NDArray[Any]
+) -> tuple[tuple[int, ...], float | None, float | None]:
+    """Return where the difference is largest, and the largest absolute and relative one (None where it has no size)."""
+    if served.dtype.kind not in "fciu":
+        where = np.unravel_index(int(np.argmin(equal)), equal.shape)
+        return tuple(int(i) for i in where), None, None
+    wide = np.complex128 if served.dtype.kind == "c" else np.float64
+    left, right = served.astype(wide), expected.astype(wide)
+    with np.errstate(all="ignore"):
+        difference = np.abs(left - right)
+        difference = np.where(equal, 0.0, np.where(np.isnan(difference), np.inf, difference))
+        relative = np.where(difference == 0, 0.0, difference / np.abs(right))
+    where = np.unravel_index(int(np.argmax(difference)), difference.shape)
+    return tuple(int(i) for i in where), float(np.max(difference)), float(np.nanmax(relative))

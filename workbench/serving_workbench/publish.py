@@ -1,0 +1,292 @@
+"""Publish a version: written under a hidden name, made durable, then renamed into the server's sight.
+
+TensorFlow Serving's version source takes every child of the base path whose name is a number, complete or not. So a
+version gets its number only by a rename of a finished, fsynced folder on the same file system. In a model's folder:
+
+==================================  ================================================================
+``<n>``                             a published version
+``.reserved-<n>``                   a deployer holds number n; the file says which process
+``.publishing-<n>-<pid>-<random>``  a version being written
+``.rejected-<n>-<time>``            a version that was published, failed its proof or load, and was moved away
+==================================  ================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from serving_workbench.errors import PublishError
+from serving_workbench.files import disk_errors, fsync_folder, fsync_tree
+
+__all__ = ["Publication", "check_model_name", "next_version", "quarantine", "versions_on_disk"]
+
+MAX_NAME_LENGTH = 128
+MAX_VERSION = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_VERSION = re.compile(r"[0-9]+")
+_TAKEN = re.compile(r"\.(?:publishing|reserved|rejected)-([0-9]+)(?:-.*)?")
+_PUBLISHING = re.compile(r"\.publishing-[0-9]+-([0-9]+)-[0-9a-f]+")
+#: Simultaneous deployers of one model that are waited out before giving up.
+_RESERVATION_ATTEMPTS = 100
+
+
+def check_model_name(name: object) -> str:
+    """Return the name when it works as a folder, in a URL, in a gRPC message and in a config file.
+
+    Raises
+    ------
+    PublishError
+        Saying what is allowed: 1 to 128 of the ASCII letters, digits, ``_``, ``-``, ``.``; the first a letter, digit or
+        ``_``.
+    """
+    if isinstance(name, str) and len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name):
+        return name
+    shown = repr(name) if len(repr(name)) <= 60 else f"{repr(name)[:56]}...'"
+    if not isinstance(name, str):
+        problem = f"is a {type(name).__name__}, not a string"
+    elif not name:
+        problem = "is empty"
+    elif len(name) > MAX_NAME_LENGTH:
+        problem = f"has {len(name)} characters"
+    elif not _NAME.match(name):
+        problem = f"begins with {name[0]!r}"
+    else:
+        odd = next(c for c in name if not _NAME.fullmatch(f"a{c}"))
+        problem = f"contains {odd!r}"
+    raise PublishError(
+        f"Model name {shown} {problem}.",
+        step="publish",
+        hint=f"A name has 1 to {MAX_NAME_LENGTH} letters (A-Z, a-z), digits, '_', '-' or '.', and begins with a "
+        "letter, a digit or '_': it becomes a folder and part of a URL.",
+    )
+
+
+def versions_on_disk(folder: Path) -> list[int]:
+    """Return the published version numbers of a model's folder, lowest first (empty when there is no folder)."""
+    if not folder.is_dir():
+        return []
+    with disk_errors(folder, "list the model's versions in"):
+        return sorted({int(c.name) for c in folder.iterdir() if _VERSION.fullmatch(c.name) and c.is_dir()})
+
+
+def next_version(folder: Path) -> int:
+    """Return one more than the highest number ever taken here: published, being written, reserved or rejected.
+
+    A rejected number is not used again: clients and logs may have seen it.
+    """
+    if not folder.is_dir():
+        return 1
+    with disk_errors(folder, "list the model's versions in"):
+        names = [child.name for child in folder.iterdir()]
+    taken = [int(n) for n in names if _VERSION.fullmatch(n)]
+    taken += [int(found[1]) for found in map(_TAKEN.fullmatch, names) if found]
+    return max(taken, default=0) + 1
+
+
+def quarantine(version_folder: Path) -> Path:
+    """Move a published version out of the server's sight, keeping it for a look: `<n>` -> `.rejected-<n>-<time>`."""
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    target = version_folder.with_name(f".rejected-{version_folder.name}-{stamp}")
+    with disk_errors(version_folder, "move away the rejected version"):
+        version_folder.rename(target)
+        fsync_folder(version_folder.parent)
+    return target
+
+
+class Publication:
+    """One version on its way: a context manager that leaves either a complete version or nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's base path, ``<root>/<name>``; created when missing.
+    version : int, optional
+        The number to publish; by default the next free one.
+
+    Attributes
+    ----------
+    version : int
+        The number, reserved from ``__enter__`` on: no other deployer gets it.
+    staging : Path
+        Hidden folder on the same file system, to be filled before `commit`.
+    final : Path
+        Where `commit` puts it.
+
+    Examples
+    --------
+    >>> with Publication(Path("models/digits")) as publication:  # doctest: +SKIP
+    ...     write_saved_model(publication.staging)
+    ...     publication.commit()
+    """
+
+    def __init__(self, folder: Path, version: int | None = None) -> None:
+        self.folder = folder.absolute()
+        self._wanted = version
+        self._created: list[Path] = []
+        self._reservation: Path | None = None
+        self.version = 0
+        self.staging = self.folder
+        self.final = self.folder
+
+    def __enter__(self) -> Self:
+        try:
+            self._create_folder()
+            _clean_abandoned(self.folder)
+            self.version = self._reserve()
+            self.final = self.folder / str(self.version)
+            self.staging = self.folder / f".publishing-{self.version}-{os.getpid()}-{secrets.token_hex(4)}"
+            with disk_errors(self.staging, "create the hidden folder"):
+                self.staging.mkdir()
+        except BaseException:
+            self._withdraw()
+            raise
+        return self
+
+    def _create_folder(self) -> None:
+        missing = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
+        with disk_errors(self.folder, "create the model's folder"):
+            for path in reversed(missing):
+                with suppress(FileExistsError):  # another deployer was faster
+                    path.mkdir()
+                    self._created.append(path)
+            if not self.folder.is_dir():
+                raise PublishError(
+                    f"Cannot publish into '{self.folder}': it is a file.",
+                    step="publish",
+                    hint="Move it away, or choose another name or root.",
+                )
+
+    def _reserve(self) -> int:
+        wanted = self._wanted
+        if wanted is not None:
+            self._check_wanted(wanted)
+            if not self._try_reserve(wanted):
+                raise PublishError(
+                    f"Version {wanted} of '{self.folder.name}' is being published by another process.",
+                    step="publish",
+                    hint="Leave version= out to get the next free number.",
+                )
+            return wanted
+        for _ in range(_RESERVATION_ATTEMPTS):
+            number = next_version(self.folder)
+            if self._try_reserve(number):
+                return number
+        raise PublishError(
+            f"No version number could be reserved in '{self.folder}' in {_RESERVATION_ATTEMPTS} attempts: other "
+            "processes publish there all the time.",
+            step="publish",
+        )
+
+    def _check_wanted(self, wanted: object) -> None:
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 < wanted <= MAX_VERSION:
+            raise PublishError(
+                f"version={wanted!r} is not a version number.",
+                step="publish",
+                hint=f"A version is an integer from 1 to {MAX_VERSION}.",
+            )
+        if wanted in versions_on_disk(self.folder):
+            raise PublishError(
+                f"Version {wanted} of '{self.folder.name}' exists already in '{self.folder}'.",
+                step="publish",
+                hint="A published version is never overwritten: leave version= out to get the next free number.",
+            )
+
+    def _try_reserve(self, number: int) -> bool:
+        path = self.folder / f".reserved-{number}"
+        owner = {"pid": os.getpid(), "create_time": psutil.Process().create_time()}
+        with disk_errors(path, "reserve a version number in"):
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                return False
+            self._reservation = path
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(owner, file)
+        # Somebody may have published this number and dropped its reservation since we looked.
+        if (self.folder / str(number)).exists():
+            self._drop_reservation()
+            return False
+        return True
+
+    def commit(self) -> Path:
+        """Make the staged files durable and publish them under the version number, in one rename.
+
+        Returns
+        -------
+        Path
+            The version's folder.
+
+        Raises
+        ------
+        PublishError
+            Nothing was published.
+        """
+        with disk_errors(self.staging, "write"):
+            fsync_tree(self.staging)
+        with disk_errors(self.final, "publish"):
+            if self.final.exists():
+                raise PublishError(
+                    f"'{self.final}' appeared while the version was being written.",
+                    step="publish",
+                    hint="Deploy again to get the next free number.",
+                )
+            self.staging.rename(self.final)
+            fsync_folder(self.folder)
+        self._created.clear()
+        self._drop_reservation()
+        return self.final
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Remove whatever is not published; harmless after `commit`."""
+        if self.staging != self.folder and self.staging.exists():
+            # A leftover is hidden from the server and removed by the next deploy, so it must not hide the real error.
+            shutil.rmtree(self.staging, ignore_errors=True)
+        self._drop_reservation()
+        for path in reversed(self._created):
+            with suppress(OSError):  # not empty: somebody else uses it now
+                path.rmdir()
+        self._created.clear()
+
+    def _drop_reservation(self) -> None:
+        if self._reservation is not None:
+            self._reservation.unlink(missing_ok=True)
+            self._reservation = None
+
+
+def _clean_abandoned(folder: Path) -> None:
+    """Remove what deployers left that were killed: their reservations and half-written folders."""
+    with disk_errors(folder, "look into"):
+        children = list(folder.iterdir())
+    for child in children:
+        if child.name.startswith(".reserved-") and not _reserved_by_living(child):
+            child.unlink(missing_ok=True)
+        found = _PUBLISHING.fullmatch(child.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def _reserved_by_living(path: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["create_time"]) < 1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+    except (ValueError, KeyError, TypeError, OSError, psutil.AccessDenied):
+        # Just created and not yet written, or not ours to judge: taken as held.
+        return True

@@ -1,0 +1,279 @@
+"""The running server as an object: found by its record, asked over its control channel, stopped for certain."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving_workbench import logfile
+from serving_workbench.control import ControlClient
+from serving_workbench.discovery import trusted_record
+from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
+from serving_workbench.launch import launch
+from serving_workbench.records import Record, delete_if_stale, is_alive, read_record, record_path
+from serving_workbench.tables import Table
+
+__all__ = ["Server", "stop_instance"]
+
+_STATUS_COLUMNS = ("model", "version", "state", "serving", "step", "requests in flight", "restarts", "error")
+_POLL_SECONDS = 0.02
+
+
+class Server:
+    """One serving process of this user.
+
+    Made by `find`, `connect` or `launch`, never directly. The object holds no connection of its own to the process
+    except a gRPC channel once `client` was used; dropping it leaves the server running.
+
+    Attributes
+    ----------
+    record : Record
+        As it was believed.
+    control : ControlClient
+        The private control channel.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.control = ControlClient.of(record)
+        self._client: Any = None
+
+    @classmethod
+    def find(cls, instance: str = "default") -> Server | None:
+        """Return the running server of an instance name, or None; see `serving_workbench.discovery`."""
+        record = trusted_record(instance)
+        return None if record is None else cls(record)
+
+    @classmethod
+    def connect(cls, instance: str = "default") -> Server:
+        """Return the running server of an instance name.
+
+        Raises
+        ------
+        ServerNotRunningError
+            There is none.
+        """
+        found = cls.find(instance)
+        if found is None:
+            raise ServerNotRunningError(
+                f"No server of instance '{instance}' is running.",
+                hint="Start one with sw.serve(model, name=...) or %serve.",
+            )
+        return found
+
+    @classmethod
+    def launch(
+        cls, instance: str = "default", *, root: Path | None = None, keep: bool = False, timeout: float = 60.0
+    ) -> Server:
+        """Return the running server of an instance name, started when there is none.
+
+        See `serving_workbench.launch.launch` for parameters and errors; `root` defaults to ``./models``.
+        """
+        folder = (root or Path("models")).absolute()
+        return cls(launch(instance, folder, keep=keep, timeout=timeout))
+
+    @property
+    def name(self) -> str:
+        """Instance name."""
+        return self.record.name
+
+    @property
+    def instance_id(self) -> str:
+        """Drawn at the start of the process: equal ids mean the same process."""
+        return self.record.instance_id
+
+    @property
+    def pid(self) -> int:
+        """Of the front process."""
+        return self.record.pid
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """``{"grpc": "127.0.0.1:41234", "rest": "http://127.0.0.1:41235"}``."""
+        return dict(self.record.endpoints)
+
+    @property
+    def root(self) -> Path | None:
+        """Folder of all models, as the launcher noted it."""
+        return None if self.record.root is None else Path(self.record.root)
+
+    @property
+    def client(self) -> Any:
+        """A `serving_workbench.client.PredictClient`, made on first use and closed by `close` or `stop`."""
+        if self._client is None:
+            from serving_workbench.client import PredictClient  # grpc takes 0.1 s: only for those who predict
+
+            self._client = PredictClient(self.endpoints["grpc"])
+        return self._client
+
+    def close(self) -> None:
+        """Close the gRPC channel; the server runs on. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def is_running(self) -> bool:
+        """Whether this very process lives; asks the operating system only."""
+        return is_alive(self.record.pid, self.record.create_time)
+
+    # --- questions ---
+
+    def status(self) -> Table:
+        """Every version of every model as a table; ``.data`` is the control channel's whole answer.
+
+        Raises
+        ------
+        ServerNotRunningError, ControlError
+        """
+        data = self._ask(self.control.status)
+        rows = [row for name in sorted(data["models"]) for row in version_rows(data["models"][name])]
+        where = ", ".join(f"{kind} {address}" for kind, address in data["endpoints"].items())
+        state = data["forkserver"]
+        title = f"server '{self.name}' (pid {self.pid}): {where}; TensorFlow {state['state']}"
+        if state.get("error"):
+            title += f": {state['error']}"
+        return Table(rows, _STATUS_COLUMNS, title, data)
+
+    def models(self) -> list[str]:
+        """Names of the models it knows."""
+        return sorted(self._ask(self.control.status)["models"])
+
+    def statistics(self) -> dict[str, Any]:
+        """Request counts, latencies and batch sizes since the start, by model and version."""
+        return dict(self._ask(self.control.statistics))
+
+    def batching(self, name: str) -> dict[str, Any] | None:
+        """Batching parameters of a model; None when it is off."""
+        found: dict[str, Any] | None = self._ask(lambda: self.control.batching(name))
+        return found
+
+    def set_batching(self, name: str, **parameters: Any) -> dict[str, Any] | None:
+        """Change batching parameters while requests run; return all that are in force.
+
+        Parameters
+        ----------
+        name : str
+            Model name.
+        **parameters
+            TensorFlow Serving's: max_batch_size, batch_timeout_micros, max_enqueued_batches, num_batch_threads,
+            allowed_batch_sizes, pad_variable_length_inputs.
+        """
+        changed: dict[str, Any] | None = self._ask(lambda: self.control.patch_batching(name, parameters))
+        return changed
+
+    def _ask(self, question: Any) -> Any:
+        try:
+            return question()
+        except ControlError as error:
+            if error.code == "UNAVAILABLE" and not self.is_running():
+                raise ServerNotRunningError(
+                    f"The server '{self.name}' (pid {self.pid}) has ended.",
+                    hint="sw.serve(...) starts a new one; its log is shown by sw.logs().",
+                ) from error
+            raise
+
+    def logs(self, n: int = 100) -> str:
+        """Return the last `n` lines of its log."""
+        return logfile.tail(Path(self.record.log), n) if self.record.log else ""
+
+    # --- the end ---
+
+    def stop(self, timeout: float = 15.0) -> bool:
+        """End the process: drain, else SIGTERM, else SIGKILL. Idempotent.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for the graceful end; then 5 more for each signal.
+
+        Returns
+        -------
+        bool
+            False when it had ended already.
+
+        Raises
+        ------
+        WorkbenchError
+            The process survived SIGKILL for 5 s (it hangs in the kernel).
+        """
+        self.close()
+        running = self.is_running()
+        graceful = running and self._stop_gracefully(timeout)
+        if running and not graceful:
+            self._stop_by_signals()
+        delete_if_stale(self.name)
+        if graceful and self.record.log:
+            # After an orderly end there is nothing to look up; after a crash the log stays.
+            log = Path(self.record.log)
+            for path in (log, log.with_name(f"{log.name}.old")):
+                path.unlink(missing_ok=True)
+        return running
+
+    def _stop_gracefully(self, timeout: float) -> bool:
+        try:
+            self.control.shutdown()
+        except ControlError:
+            return self._wait_ended(0.5)  # it may be ending for another reason; else signals follow
+        return self._wait_ended(timeout)
+
+    def _stop_by_signals(self) -> None:
+        try:
+            # psutil compares create times before it signals, so a reused pid is never hit.
+            process = psutil.Process(self.record.pid)
+            if not self.is_running():
+                return
+            process.terminate()
+            if self._wait_ended(5):
+                return
+            process.kill()
+        except psutil.NoSuchProcess:
+            return
+        if not self._wait_ended(5):
+            raise WorkbenchError(f"The server '{self.name}' (pid {self.pid}) survived SIGKILL for 5 s.")
+
+    def _wait_ended(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.is_running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running() else "ended"
+        return f"<Server '{self.name}' {state}, pid {self.pid}, {self.endpoints}>"
+
+
+def stop_instance(instance: str = "default", timeout: float = 15.0) -> bool:
+    """Stop the server of an instance name, also one that lives but no longer answers; return whether one ran.
+
+    A record that fails the checks on its file is not followed: see `serving_workbench.records`.
+    """
+    record = read_record(record_path(instance))
+    if record is None:
+        return False
+    if not is_alive(record.pid, record.create_time):
+        delete_if_stale(instance)
+        return False
+    return Server(record).stop(timeout)
+
+
+def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one table row per version of a model as the control channel describes it."""
+    return [
+        {
+            "model": model["name"],
+            "version": version["version"],
+            "state": version["state"],
+            "serving": "yes" if version["version"] == model["serving_version"] else None,
+            "step": version.get("step"),
+            "requests in flight": version.get("requests_in_flight"),
+            "restarts": version.get("restarts") or None,
+            "error": version.get("error_message") or None,
+            "held": version.get("held", False),
+        }
+        for version in model["versions"]
+    ]

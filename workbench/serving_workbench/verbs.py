@@ -1,0 +1,48 @@
+"""Verbs for a server by its instance name, for those who hold no handle."""
+
+from __future__ import annotations
+
+from serving_workbench import logfile
+from serving_workbench.errors import ServerNotRunningError
+from serving_workbench.records import list_instances, record_path
+from serving_workbench.server import Server, stop_instance
+from serving_workbench.tables import Table
+
+__all__ = ["instances", "logs", "status", "stop"]
+
+
+def status(instance: str = "default") -> Table:
+    """Return every model and version of a running server as a table.
+
+    Raises
+    ------
+    ServerNotRunningError
+    """
+    return Server.connect(instance).status()
+
+
+def stop(instance: str = "default", timeout: float = 15.0) -> bool:
+    """Stop a server; return whether one ran. Idempotent. See `Server.stop`."""
+    return stop_instance(instance, timeout)
+
+
+def logs(n: int = 100, instance: str = "default") -> str:
+    """Return the last `n` lines of a server's log, also after it crashed.
+
+    Raises
+    ------
+    ServerNotRunningError
+        No server of that instance has left a log.
+    """
+    log = logfile.log_path(record_path(instance))
+    if not log.exists():
+        raise ServerNotRunningError(
+            f"No server of instance '{instance}' has a log in '{log.parent}'.",
+            hint="Start one with sw.serve(model, name=...) or %serve.",
+        )
+    return logfile.tail(log, n)
+
+
+def instances() -> list[str]:
+    """Return the names of the servers that run and answer."""
+    return [name for name in list_instances() if Server.find(name) is not None]
