@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from test_lifecycle_fakes import BadModelError, FakeClock, FakeLoader, FakeServable, paths, reach, states, turns, until
@@ -141,7 +142,7 @@ async def test_a_restart_that_fails_counts_as_a_crash(manager: Manager, loader: 
     loader.errors["m", 1] = [BadModelError("the forkserver is gone")] * 9
     servable.crash()
     for delay in (1.0, 2.0, 4.0, 8.0):
-        await until(lambda delay=delay: clock.delays() == [delay])
+        await until(partial(lambda expected: clock.delays() == [expected], delay))
         assert "the restart failed: the forkserver is gone" in manager.versions("m")[0].error_message
         clock.advance(delay)
     await reach(manager, v1=END)

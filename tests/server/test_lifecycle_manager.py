@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ async def test_a_bad_new_version_leaves_the_old_one_serving(manager: Manager, lo
     assert isinstance(clock, FakeClock)
     manager.aspire("m", paths(1, 2))
     for number in range(5):
-        await until(lambda number=number: len(loader.loads) == 2 + number and clock.sleepers)
+        await until(partial(lambda tries: len(loader.loads) == tries and clock.sleepers, 2 + number))
         clock.advance(0.0)
     await reach(manager, v2=END)
     assert states(manager) == {2: END, 1: AVAILABLE}
@@ -422,6 +423,18 @@ async def test_a_held_version_never_displaces_what_serves(manager: Manager) -> N
     assert served(manager).version == 1
     manager.aspire("m", {})
     await reach(manager, v1=END, v2=END)
+
+
+async def test_a_held_version_that_vanished_is_not_kept_in_place_of_what_serves(
+    manager: Manager, loader: FakeLoader
+) -> None:
+    manager.hold("m", 2)
+    manager.aspire("m", paths(1, 2))
+    await reach(manager, v1=AVAILABLE, v2=AVAILABLE)
+    loader.auto = False
+    manager.aspire("m", paths(3))
+    await reach(manager, v2=END)
+    assert served(manager).version == 1
 
 
 async def test_only_held_versions_say_how_to_reach_them(manager: Manager) -> None:

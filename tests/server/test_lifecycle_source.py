@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ async def test_a_rename_is_seen_by_its_event(base: Path) -> None:
     await calls.until(lambda: len(calls.aspired) == 2)
     for version in (2, 3, 4):
         publish(base, str(version))
-        await calls.until(lambda version=version: calls.last() == set(range(1, version + 1)))
+        await calls.until(partial(lambda newest: calls.last() == set(range(1, newest + 1)), version))
     shutil.rmtree(base / "1")
     await calls.until(lambda: calls.last() == {2, 3, 4})
     await source.close()

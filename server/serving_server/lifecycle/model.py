@@ -88,7 +88,9 @@ class Model:
         for version in list(self.versions.values()):
             if version.number not in wanted:
                 version.lapsed = True
-                if version.state is State.AVAILABLE or (version.restarting and not version.stopping):
+                serves = version.state is State.AVAILABLE or (version.restarting and not version.stopping)
+                # A held version answers no unversioned request: keeping it would preserve nothing.
+                if serves and version.number not in self.held:
                     kept.append(version)
                 else:
                     version.stop()

@@ -32,7 +32,7 @@ class LoadSlots:
             except asyncio.CancelledError:
                 if granted.done() and not granted.cancelled():
                     self._release()  # granted and cancelled in the same turn of the loop
-                else:
+                elif waiter in self._waiting:
                     self._waiting.remove(waiter)
                 raise
         try:
@@ -41,6 +41,8 @@ class LoadSlots:
             self._release()
 
     def _release(self) -> None:
+        # A waiter that was cancelled in this turn of the loop has not yet had its chance to leave.
+        self._waiting = [waiter for waiter in self._waiting if not waiter[2].done()]
         if not self._waiting:
             self._free += 1
             return
