@@ -1,0 +1,49 @@
+"""The clients of README.md work as they stand; only the ports are those of a test server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import SharedServer
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def with_ports_of(server: SharedServer, text: str) -> str:
+    return text.replace("http://127.0.0.1:8501", server.rest_url).replace("127.0.0.1:8500", server.grpc_endpoint)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_commands_are_answered(shared_server: SharedServer) -> None:
+    answers = []
+    for line in re.findall(r"^curl .*$", README, re.MULTILINE):
+        command = [*shlex.split(with_ports_of(shared_server, line)), "--silent", "--fail-with-body"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        answers.append(json.loads(done.stdout))
+    predicted, status, metadata = answers
+    assert predicted == {"predictions": [3.5, 4.0, 5.5]}
+    assert {entry["state"] for entry in status["model_version_status"]} == {"AVAILABLE"}
+    assert metadata["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "1"}
+
+
+@pytest.mark.slow
+def test_the_grpc_client_is_answered(shared_server: SharedServer) -> None:
+    (client,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import grpc" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", with_ports_of(shared_server, client)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[3.5, 4.0, 5.5]"
