@@ -1,0 +1,432 @@
+"""Which requests run together, when, and on which lane. One scheduler per version; everything on the loop.
+
+The rules are those of TensorFlow's SharedBatchScheduler and BatchingSession: one queue per kind of request (signature,
+tensors fed, tensors fetched); requests go in whole; the open batch closes when the next request does not fit or when it
+is full; it may also run when it is older than the timeout and a thread is free; queues take turns.
+
+Two things differ, both so that one request cannot spoil another. Requests whose inner dimensions differ get queues of
+their own when padding is off (there, the whole batch fails). And when a batch of several requests fails, each is run
+again by itself, so that the error reaches only the request that caused it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, NamedTuple
+
+from serving_server.batching.assembly import assemble, read_outputs, split
+from serving_server.batching.parameters import BatchingParameters
+from serving_server.batching.task import Task
+from serving_server.channel.lane import FrontLane
+from serving_server.channel.packets import Answer
+from serving_server.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServingError,
+    StatusCode,
+    UnavailableError,
+)
+from serving_server.inputs import describe, shape_hint
+from serving_server.statistics import Statistics
+
+__all__ = ["MAX_WAITING", "Scheduler"]
+
+#: Requests that may wait when batching is off; more means that the server cannot keep up, and waiting only adds delay.
+MAX_WAITING: Final = 16_384
+
+#: pad_variable_length_inputs works up to this rank, as in TensorFlow Serving.
+_MAX_PADDED_RANK: Final = 6
+
+
+class _Callable(NamedTuple):
+    number: int
+    names: tuple[Sequence[str], Sequence[str]]
+
+
+class _Batch:
+    __slots__ = ("batched", "callable", "closed", "created", "rows", "sent_rows", "tasks")
+
+    def __init__(self, made: _Callable, created: float, *, batched: bool) -> None:
+        self.callable = made
+        self.created = created
+        self.batched = batched
+        self.closed = not batched
+        self.rows = 0
+        self.sent_rows = 0  # with padding; set when it starts
+        self.tasks: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.rows += task.rows
+        task.batch = self
+
+    def discard(self, task: Task) -> None:
+        self.tasks.remove(task)
+        self.rows -= task.rows
+        task.batch = None
+
+
+class Scheduler:
+    """Runs the requests of one version on its lanes.
+
+    Parameters
+    ----------
+    parameters : BatchingParameters or None
+        None: batching is off, each request runs by itself.
+    statistics : Statistics
+    on_idle : callable
+        Called whenever the last pending request has been answered.
+    """
+
+    def __init__(
+        self, parameters: BatchingParameters | None, statistics: Statistics, on_idle: Callable[[], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parameters = parameters
+        self._statistics = statistics
+        self._on_idle = on_idle
+        self._lanes: list[FrontLane] = []
+        self._free: list[FrontLane] = []
+        self._running: dict[FrontLane, _Batch] = {}
+        self._queues: dict[Hashable, deque[_Batch]] = {}
+        self._single: deque[_Batch] = deque()
+        self._callables: dict[Hashable, _Callable] = {}
+        self._pending = 0
+        self._wakeup_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: ServingError | None = None
+
+    # -- lanes -------------------------------------------------------------------------------------------------------
+
+    def add_lane(self) -> FrontLane:
+        """Make a lane; it is used at once, its worker may come later."""
+        lane = FrontLane(self._answered, self._lane_closed)
+        self._lanes.append(lane)
+        self._free.append(lane)
+        return lane
+
+    @property
+    def lanes(self) -> Sequence[FrontLane]:
+        """All lanes."""
+        return self._lanes
+
+    # -- what may change while requests run ----------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> BatchingParameters | None:
+        """The batching parameters in force; None when batching is off."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, value: BatchingParameters | None) -> None:
+        self._parameters = value
+        self._wake()
+
+    @property
+    def pending(self) -> int:
+        """Requests waiting or running."""
+        return self._pending
+
+    @property
+    def running(self) -> int:
+        """Requests that are being run."""
+        return sum(len(batch.tasks) for batch in self._running.values())
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Take a request; it is answered later, on the loop.
+
+        Raises
+        ------
+        ServingError
+            When it cannot be taken: it does not fit a batch, the queue is full, the worker is gone.
+        """
+        if self._failure is not None:
+            raise self._failure
+        made = self._callable(task)
+        if self._parameters is None:
+            if len(self._single) >= MAX_WAITING:
+                msg = f"{MAX_WAITING} requests are waiting already; the server cannot keep up. Send fewer or retry"
+                raise UnavailableError(msg)
+            batch = _Batch(made, task.created, batched=False)
+            batch.add(task)
+            self._single.append(batch)
+        else:
+            self._enqueue(task, made, self._parameters)
+        self._pending += 1
+        self._wake()
+
+    def cancel(self, task: Task) -> None:
+        """Forget a request: taken out if it waits, its answer dropped if it runs."""
+        if task.cancel():
+            self._leave_queue(task)
+
+    def expire(self, task: Task) -> None:
+        """Answer a request whose deadline has passed."""
+        if task.done:
+            return
+        waiting = task.batch is not None
+        if waiting and self._parameters is not None:
+            self._answer(task, ResourceExhaustedError("Run() timeout exceeded while waiting in batching queue"))
+        else:
+            self._answer(task, ServingError("Timed out waiting for notification", StatusCode.DEADLINE_EXCEEDED))
+        self._leave_queue(task)
+
+    def fail(self, error: ServingError) -> None:
+        """Answer everything with an error and refuse what comes later: the worker is gone."""
+        self._failure = error
+        batches = [*self._running.values(), *self._single]
+        for queue in self._queues.values():
+            batches += queue
+        self._running.clear()
+        self._single.clear()
+        self._queues.clear()
+        self._stop_timer()
+        for batch in batches:
+            for task in batch.tasks:
+                task.batch = None
+                self._answer(task, error)
+                self._pending -= 1
+        self._check_idle()
+
+    def close(self) -> None:
+        """Close all lanes. Idempotent."""
+        self._stop_timer()
+        for lane in self._lanes:
+            lane.close()
+        self._free.clear()
+
+    def trim(self) -> None:
+        """Give back memory of lanes that are free; called now and then."""
+        for lane in self._free:
+            lane.requests.trim()
+            lane.responses.trim()
+
+    # -- queues --------------------------------------------------------------------------------------------------------
+
+    def _callable(self, task: Task) -> _Callable:
+        key = (task.signature.name, tuple(task.inputs), tuple(task.outputs))
+        found = self._callables.get(key)
+        if found is None:
+            feeds = [task.signature.inputs[alias].tensor_name for alias in task.inputs]
+            fetches = [task.signature.outputs[alias].tensor_name for alias in task.outputs]
+            found = self._callables[key] = _Callable(len(self._callables), (feeds, fetches))
+        return found
+
+    def _enqueue(self, task: Task, made: _Callable, parameters: BatchingParameters) -> None:
+        task.rows = _rows(task, parameters)
+        if parameters.pad_variable_length_inputs:
+            inner: Hashable = tuple(array.ndim for array in task.inputs.values())
+        else:
+            inner = tuple(array.shape[1:] for array in task.inputs.values())
+        queue = self._queues.setdefault((made.number, inner), deque())
+        batch = queue[-1] if queue else None
+        if batch is None or batch.closed or batch.rows + task.rows > parameters.max_batch_size:
+            if len(queue) >= parameters.max_enqueued_batches:
+                msg = (
+                    "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{len(queue)} batches enqueued and max_enqueued_batches is {parameters.max_enqueued_batches}"
+                )
+                raise UnavailableError(msg)
+            if batch is not None:
+                batch.closed = True
+            batch = _Batch(made, task.created, batched=True)
+            queue.append(batch)
+        batch.add(task)
+        if batch.rows >= parameters.max_batch_size:
+            batch.closed = True
+
+    def _leave_queue(self, task: Task) -> None:
+        batch = task.batch
+        if isinstance(batch, _Batch):
+            batch.discard(task)
+            self._pending -= 1
+            self._check_idle()
+
+    def _next(self) -> tuple[_Batch | None, float | None]:
+        """Return a batch that may run now; else, when the next one may (loop time)."""
+        if self._single:
+            return self._single.popleft(), None
+        parameters = self._parameters or BatchingParameters()
+        if len(self._running) >= parameters.num_batch_threads:
+            return None, None
+        now = self._loop.time()
+        timeout = parameters.batch_timeout_micros / 1e6
+        earliest: float | None = None
+        for key, queue in list(self._queues.items()):
+            while queue and not queue[0].tasks:
+                queue.popleft()  # all its requests were cancelled
+            if not queue:
+                del self._queues[key]
+                continue
+            head = queue[0]
+            due = head.created + timeout
+            if head.closed or due <= now:
+                queue.popleft()
+                # Queues take turns: this one goes to the end of the line.
+                del self._queues[key]
+                if queue:
+                    self._queues[key] = queue
+                return head, None
+            earliest = due if earliest is None else min(earliest, due)
+        return None, earliest
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        # Not at once: whatever this turn of the loop still brings shall share the batch.
+        if not self._wakeup_due and self._free:
+            self._wakeup_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._wakeup_due = False
+        self._stop_timer()
+        while self._free:
+            batch, due = self._next()
+            if batch is None:
+                if due is not None:
+                    self._timer = self._loop.call_at(due, self._dispatch)
+                return
+            if batch.tasks:
+                self._start(self._free.pop(), batch)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self, lane: FrontLane, batch: _Batch) -> None:
+        for task in batch.tasks:
+            task.batch = None
+        batch.sent_rows = self._padded(batch)
+        try:
+            places = assemble(batch.tasks, batch.sent_rows, lane.requests, batched=batch.batched)
+            lane.run(batch.callable.number, batch.callable.names, places)
+        except (ConnectionError, BrokenPipeError):
+            # The worker has just ended. Keep the batch as running: the end of its socket answers it with the reason.
+            self._running[lane] = batch
+        except (ValueError, OSError) as error:
+            self._free.append(lane)
+            failure: ServingError = ResourceExhaustedError(f"cannot hand this batch to the worker: {error}")
+            if isinstance(error, ValueError):
+                failure = InvalidArgumentError(str(error))
+            self._finish(batch, failure)
+        else:
+            self._running[lane] = batch
+
+    def _padded(self, batch: _Batch) -> int:
+        if not batch.batched or self._parameters is None:
+            return batch.rows
+        return self._parameters.padded(batch.rows)
+
+    def _answered(self, lane: FrontLane, answer: Answer) -> None:
+        batch = self._running.pop(lane, None)
+        if batch is None:
+            return  # already answered by `fail`
+        try:
+            self._take(lane, batch, answer)
+        finally:
+            self._free.append(lane)
+            self._dispatch()
+
+    def _take(self, lane: FrontLane, batch: _Batch, answer: Answer) -> None:
+        if answer.error is not None:
+            code, message = answer.error
+            self._failed(batch, ServingError(message, StatusCode(code)))
+            return
+        outputs = dict(zip(batch.tasks[0].outputs, read_outputs(answer, lane.responses), strict=True))
+        if not batch.batched:
+            self._statistics.batch(_unbatched_rows(batch.tasks[0]), 0, answer.run_ns)
+            parts = [outputs]
+        else:
+            self._statistics.batch(batch.rows, batch.sent_rows - batch.rows, answer.run_ns)
+            try:
+                parts = split(batch.tasks, outputs, batch.sent_rows)
+            except ServingError as error:
+                self._finish(batch, error)
+                return
+        now = self._loop.time()
+        for task, part in zip(batch.tasks, parts, strict=True):
+            if task.finish(part, None):
+                self._statistics.request(StatusCode.OK, now - task.created)
+        self._pending -= len(batch.tasks)
+        self._check_idle()
+
+    def _failed(self, batch: _Batch, error: ServingError) -> None:
+        if len(batch.tasks) > 1:
+            for task in reversed(batch.tasks):
+                if task.done:
+                    self._pending -= 1
+                    continue
+                alone = _Batch(batch.callable, batch.created, batched=batch.batched)
+                alone.closed = True
+                alone.add(task)
+                self._single.appendleft(alone)
+            self._check_idle()
+            return
+        self._finish(batch, error)
+
+    def _finish(self, batch: _Batch, error: ServingError) -> None:
+        for task in batch.tasks:
+            hint = shape_hint(task.signature, task.inputs) if error.code is StatusCode.INVALID_ARGUMENT else ""
+            self._answer(task, ServingError(error.message + hint, error.code))
+        self._pending -= len(batch.tasks)
+        self._check_idle()
+
+    def _answer(self, task: Task, error: ServingError) -> None:
+        if task.finish(None, error):
+            self._statistics.request(error.code, 0.0)
+
+    def _lane_closed(self, lane: FrontLane) -> None:
+        if lane in self._free:
+            self._free.remove(lane)
+
+    def _check_idle(self) -> None:
+        if self._pending == 0:
+            self._on_idle()
+
+
+def _rows(task: Task, parameters: BatchingParameters) -> int:
+    """Return the 0th dimension that all inputs share.
+
+    Raises
+    ------
+    InvalidArgumentError
+        With TensorFlow Serving's text, and the input that is at fault.
+    """
+    if not task.inputs:
+        raise InvalidArgumentError("Batching Run() must have at least one input tensor")
+    rows: int | None = None
+    for alias, array in task.inputs.items():
+        if array.ndim == 0:
+            msg = (
+                f'Batching Run() input tensors must have at least one dimension (input "{alias}" of signature '
+                f'"{task.signature.name}" is {describe(task.signature.inputs[alias])}: serve this model without '
+                "batching)"
+            )
+            raise InvalidArgumentError(msg)
+        if rows is None:
+            rows = array.shape[0]
+        elif array.shape[0] != rows:
+            msg = (
+                f'Batching Run() input tensors must have equal 0th-dimension size (input "{alias}" has '
+                f"{array.shape[0]}, the first has {rows})"
+            )
+            raise InvalidArgumentError(msg)
+        if parameters.pad_variable_length_inputs and array.ndim > _MAX_PADDED_RANK:
+            msg = f'input "{alias}" has rank {array.ndim}; pad_variable_length_inputs works up to {_MAX_PADDED_RANK}'
+            raise InvalidArgumentError(msg)
+    assert rows is not None
+    if rows > parameters.max_batch_size:
+        msg = f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}"
+        raise InvalidArgumentError(msg)
+    return rows
+
+
+def _unbatched_rows(task: Task) -> int:
+    """Return what a request that ran by itself counts for in the batch-size statistics."""
+    return next((array.shape[0] for array in task.inputs.values() if array.ndim), 1)

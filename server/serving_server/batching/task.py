@@ -1,0 +1,86 @@
+"""One request on its way through a version: its arrays, what it wants back, and whom to tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from serving_server.errors import ServingError
+from serving_server.signatures import Signature
+from serving_server.tensors import Array
+
+__all__ = ["OnDone", "Task"]
+
+#: Called once on the loop with the outputs by alias, or with an error. The arrays are views of shared memory that the
+#: next batch overwrites: whoever wants to keep them copies them inside the call.
+OnDone = Callable[[dict[str, Array] | None, ServingError | None], None]
+
+
+class Task:
+    """A request.
+
+    Attributes
+    ----------
+    signature : Signature
+    inputs : dict of str to numpy.ndarray
+        By alias, in feed order; dtypes already checked.
+    outputs : sequence of str
+        Aliases to compute.
+    rows : int
+        Size of the 0th dimension when batched; 1 otherwise.
+    deadline : float or None
+        On the loop's clock, seconds.
+    created : float
+        When it came, on the loop's clock.
+    timer : asyncio.TimerHandle or None
+        Fires at the deadline; stopped by the answer.
+    batch : object or None
+        The waiting batch that holds it; None before and after.
+    """
+
+    __slots__ = ("_on_done", "batch", "created", "deadline", "inputs", "outputs", "rows", "signature", "timer")
+
+    def __init__(
+        self,
+        signature: Signature,
+        inputs: dict[str, Array],
+        outputs: Sequence[str],
+        created: float,
+        deadline: float | None,
+        on_done: OnDone,
+    ) -> None:
+        self.signature = signature
+        self.inputs = inputs
+        self.outputs = outputs
+        self.rows = 1
+        self.batch: object | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.created = created
+        self.deadline = deadline
+        self._on_done: OnDone | None = on_done
+
+    @property
+    def done(self) -> bool:
+        """Whether it was answered or cancelled."""
+        return self._on_done is None
+
+    def finish(self, outputs: dict[str, Array] | None, error: ServingError | None) -> bool:
+        """Answer it, unless that has happened; says whether this call did."""
+        on_done, self._on_done = self._on_done, None
+        if on_done is None:
+            return False
+        self._release()
+        on_done(outputs, error)
+        return True
+
+    def cancel(self) -> bool:
+        """Forget whom to tell; says whether it was still open."""
+        was_open = self._on_done is not None
+        self._on_done = None
+        self._release()
+        return was_open
+
+    def _release(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -1,0 +1,250 @@
+"""The control channel: how the workbench steers this server. Private: loopback or a unix socket, and a bearer token.
+
+HTTP/1.1 with JSON bodies, on the same HTTP server as REST but never on the same port. Errors are
+``{"error": message, "code": name}`` with the status that REST maps the code to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+from serving_server.batching.parameters import BatchingParameters
+from serving_server.catalog import Catalog
+from serving_server.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    ServingError,
+    UnauthenticatedError,
+)
+from serving_server.lifecycle.states import Latest, Policy, VersionView
+from serving_server.options import ModelOptions
+from serving_server.rest.http1 import Request, Response
+from serving_server.rest.server import HTTP_STATUS
+
+__all__ = ["API_VERSION", "Control"]
+
+log = logging.getLogger(__name__)
+
+#: Changes when a route or field is taken away or changes its meaning; additions do not count.
+API_VERSION: Final = 1
+
+_PREFIX: Final = "/control/v1/"
+
+#: What a route returns: a JSON value.
+_Result = Any
+
+#: Or this, for an answer without a body (204).
+_NOTHING: Final = object()
+
+
+class Control:
+    """Routes of the control channel; `handle` is a handler for `serving_server.rest.http1.HttpServer`.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    token : str
+        Every request must carry it as ``Authorization: Bearer <token>``.
+    identity, status : callable
+        Return the JSON objects of those routes (the server's own part of it).
+    shutdown : callable
+        Begins an orderly end.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        token: str,
+        identity: Callable[[], dict[str, Any]],
+        status: Callable[[], dict[str, Any]],
+        shutdown: Callable[[str], None],
+    ) -> None:
+        self._catalog = catalog
+        self._authorization = f"Bearer {token}".encode()
+        self._identity = identity
+        self._status = status
+        self._shutdown = shutdown
+        self._tasks: set[asyncio.Task[None]] = set()
+        model = r"models/(?P<name>[^/]+)"
+        routes: list[tuple[str, str, Callable[..., Awaitable[_Result]]]] = [
+            ("GET", "identity", self._get_identity),
+            ("GET", "status", self._get_status),
+            ("GET", "statistics", self._get_statistics),
+            ("POST", "shutdown", self._post_shutdown),
+            ("GET", model, self._get_model),
+            ("PUT", model, self._put_model),
+            ("DELETE", model, self._delete_model),
+            ("PUT", model + "/policy", self._put_policy),
+            ("POST", model + "/poll", self._post_poll),
+            ("GET", model + "/batching", self._get_batching),
+            ("PATCH", model + "/batching", self._patch_batching),
+            ("PUT", model + r"/versions/(?P<version>\d+)/hold", self._put_hold),
+            ("DELETE", model + r"/versions/(?P<version>\d+)/hold", self._delete_hold),
+        ]
+        self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
+
+    def handle(self, request: Request, answer: Callable[[Response], None]) -> None:
+        """Answer a request, soon."""
+        # Few and small requests: a task each is fine here, unlike on the data plane.
+        task = asyncio.get_running_loop().create_task(self._respond(request, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _respond(self, request: Request, answer: Callable[[Response], None]) -> None:
+        try:
+            result = await self._route(request)
+        except ServingError as error:
+            body = {"error": error.message, "code": error.code.name}
+            answer(Response(HTTP_STATUS[error.code], json.dumps(body).encode()))
+        except Exception as error:
+            log.exception("control request %s %s failed", request.method, request.target)
+            body = {"error": f"{type(error).__name__}: {error}", "code": "INTERNAL"}
+            answer(Response(500, json.dumps(body).encode()))
+        else:
+            answer(Response(204) if result is _NOTHING else Response(200, json.dumps(result).encode()))
+
+    async def _route(self, request: Request) -> _Result:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(given, self._authorization):
+            raise UnauthenticatedError("the control channel needs the token of this server's record")
+        path = request.target.partition("?")[0]
+        allowed = []
+        for method, pattern, call in self._routes:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            if method != request.method:
+                allowed.append(method)
+                continue
+            arguments = {key: unquote(value) for key, value in match.groupdict().items()}
+            return await call(_json(request.body), **arguments)
+        hint = f"; this path takes {', '.join(allowed)}" if allowed else ""
+        raise NotFoundError(f"no route {request.method} {path} on the control channel{hint}")
+
+    # -- the server ----------------------------------------------------------------------------------------------------
+
+    async def _get_identity(self, body: Any) -> _Result:
+        return {**self._identity(), "api_version": API_VERSION}
+
+    async def _get_status(self, body: Any) -> _Result:
+        return {**self._status(), "models": {name: self._model(name) for name in self._catalog.names()}}
+
+    async def _get_statistics(self, body: Any) -> _Result:
+        return {"models": self._catalog.statistics()}
+
+    async def _post_shutdown(self, body: Any) -> _Result:
+        self._shutdown("asked to by the control channel")
+        return {"stopping": True}
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    async def _get_model(self, body: Any, name: str) -> _Result:
+        return self._model(name)
+
+    async def _put_model(self, body: Any, name: str) -> _Result:
+        fields = _fields(body, {"base_path", "policy", "batching"})
+        base_path = fields.get("base_path")
+        if not isinstance(base_path, str):
+            raise InvalidArgumentError("base_path must be a string, the absolute path of the model's folder")
+        known = name in self._catalog.names()
+        if "policy" in fields:
+            policy = Policy.from_json(fields["policy"])
+        else:
+            policy = self._catalog.policy(name) if known else Latest()
+        if "batching" in fields:
+            batching = None if fields["batching"] is None else BatchingParameters.from_json(fields["batching"])
+        else:
+            batching = self._catalog.batching(name) if known else None
+        self._catalog.put(ModelOptions(name, Path(base_path), policy), batching)
+        return self._model(name)
+
+    async def _delete_model(self, body: Any, name: str) -> _Result:
+        self._catalog.remove(name)
+        return _NOTHING
+
+    async def _put_policy(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)  # unknown models first
+        self._catalog.manager.set_policy(name, Policy.from_json(body))
+        return self._model(name)
+
+    async def _post_poll(self, body: Any, name: str) -> _Result:
+        await self._catalog.poll(name)
+        return self._model(name)
+
+    async def _put_hold(self, body: Any, name: str, version: str) -> _Result:
+        self._catalog.policy(name)
+        self._catalog.manager.hold(name, int(version))
+        return self._model(name)
+
+    async def _delete_hold(self, body: Any, name: str, version: str) -> _Result:
+        self._catalog.policy(name)
+        self._catalog.manager.promote(name, int(version))
+        return self._model(name)
+
+    async def _get_batching(self, body: Any, name: str) -> _Result:
+        return self._batching_json(name)
+
+    async def _patch_batching(self, body: Any, name: str) -> _Result:
+        known = self._catalog.batching(name)
+        changed = None if body is None else (known or BatchingParameters()).changed(body)
+        self._catalog.set_batching(name, changed)  # null turns batching off
+        return self._batching_json(name)
+
+    def _batching_json(self, name: str) -> dict[str, Any] | None:
+        self._catalog.policy(name)
+        batching = self._catalog.batching(name)
+        return None if batching is None else batching.to_json()
+
+    def _model(self, name: str) -> dict[str, Any]:
+        manager = self._catalog.manager
+        return {
+            "name": name,
+            "base_path": str(self._catalog.base_path(name)),
+            "policy": self._catalog.policy(name).to_json(),
+            "problem": self._catalog.problem(name),
+            "serving_version": manager.serving_version(name),
+            "batching": self._batching_json(name),
+            "versions": [_version(view) for view in manager.versions(name)],
+        }
+
+
+def _version(view: VersionView) -> dict[str, Any]:
+    return {
+        "version": view.version,
+        "state": view.state.name,
+        "held": view.held,
+        "error_code": view.error_code.name,
+        "error_message": view.error_message,
+        "step": view.step,
+        "load_seconds": view.load_seconds,
+        "worker_pid": view.worker_pid,
+        "restarts": view.restarts,
+        "requests_in_flight": view.pending,
+        "path": str(view.path),
+    }
+
+
+def _json(body: bytes) -> Any:
+    if not body:
+        return {}
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise InvalidArgumentError(f"the body is not JSON: {error}") from None
+
+
+def _fields(body: Any, allowed: set[str]) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise InvalidArgumentError(f"the body must be an object with {', '.join(sorted(allowed))}")
+    unknown = sorted(body.keys() - allowed)
+    if unknown:
+        raise InvalidArgumentError(f"unknown field {unknown[0]!r}; known: {', '.join(sorted(allowed))}")
+    return body

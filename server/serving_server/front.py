@@ -1,0 +1,240 @@
+"""The front process: owns every socket, the queues, the lifecycle and the metrics, on one event loop.
+
+It never imports TensorFlow, so its ports are open a moment after its start and say "loading" until a version serves;
+and no load, however slow, can stall a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from serving_server import __version__
+from serving_server.catalog import Catalog
+from serving_server.control import Control
+from serving_server.errors import UnavailableError
+from serving_server.inference import Inference
+from serving_server.options import ServerOptions
+from serving_server.owner import OwnerWatch
+from serving_server.record import Record
+from serving_server.rest.http1 import HttpServer
+from serving_server.rest.server import RestApi
+from serving_server.transports.grpc_stock import GrpcioTransport
+
+__all__ = ["Front", "run_server"]
+
+log = logging.getLogger(__name__)
+
+#: How long running requests may take when the server ends. Seconds.
+_DRAIN_SECONDS: Final = 5.0
+
+#: All of the end, bounded: after this the process leaves, whatever still hangs. Seconds.
+_STOP_SECONDS: Final = 20.0
+
+#: A unix socket's path must fit into sockaddr_un (108 bytes on Linux, 104 on macOS), with room for the name.
+_MAX_SOCKET_PATH: Final = 100
+
+_RECORD_SCHEMA: Final = 1
+
+
+class Front:
+    """The whole server but its process. All calls on the loop.
+
+    Parameters
+    ----------
+    options : ServerOptions
+    record : Record or None
+        Locked already; None: no control channel.
+    """
+
+    def __init__(self, options: ServerOptions, record: Record | None) -> None:
+        self.options = options
+        self.instance_id = secrets.token_hex(16)
+        self._record = record
+        self._token = secrets.token_hex(32)
+        self._process = psutil.Process()
+        self._started_at = time.time()
+        self._stopping = asyncio.Event()
+        self._catalog = Catalog(options)
+        inference = Inference(self._catalog.manager)
+        self._grpc = GrpcioTransport(
+            inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments
+        )
+        self._rest = HttpServer(RestApi(inference, timeout=options.rest_api_timeout, cors=options.rest_api_cors))
+        control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)
+        self._control = HttpServer(control.handle)
+        self._owner = OwnerWatch(self.stop_soon)
+        self._endpoints: dict[str, str] = {}
+
+    def stop_soon(self, reason: str) -> None:
+        """Begin an orderly end."""
+        if not self._stopping.is_set():
+            log.info("stopping: %s", reason)
+            self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises
+        ------
+        ServingError
+            When a port cannot be bound; nothing is left running.
+        """
+        try:
+            await self._bind()
+            # Whatever lives now lives as long as the process; the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            await self._catalog.start()
+            self._watch_owner()
+            await self._stopping.wait()
+        finally:
+            await self._stop()
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    async def _bind(self) -> None:
+        options = self.options
+        host = options.bind_address
+        if options.port or options.ephemeral_ports:
+            port = self._grpc.bind(_address(host, 0 if options.ephemeral_ports else options.port))
+            self._endpoints["grpc"] = _address(_reachable(host), port)
+        if options.grpc_socket_path:
+            self._grpc.bind(f"unix:{options.grpc_socket_path}")
+            self._endpoints.setdefault("grpc", f"unix:{options.grpc_socket_path}")
+        if options.rest_api_port and options.rest_api_port == options.port and not options.ephemeral_ports:
+            # As TensorFlow Serving: gRPC has the port, the server runs on without REST.
+            log.error("--rest_api_port is equal to --port (%d); REST is not served", options.port)
+        elif options.rest_api_port or options.ephemeral_ports:
+            await self._bind_rest(host, 0 if options.ephemeral_ports else options.rest_api_port)
+        await self._grpc.start()
+        for protocol, endpoint in self._endpoints.items():
+            log.info("serving %s at %s", protocol, endpoint)
+        if self._record is not None:
+            address = await self._bind_control(self._record.path)
+            self._record.write(self._record_content(address))
+
+    async def _bind_rest(self, host: str, port: int) -> None:
+        try:
+            bound = await self._rest.start_tcp(host, port)
+        except OSError as error:
+            where = _address(host, port)
+            msg = f"cannot serve REST on {where}: {error.strerror or error}; is another server on that port?"
+            raise UnavailableError(msg) from None
+        self._endpoints["rest"] = f"http://{_address(_reachable(host), bound[0][1])}"
+
+    async def _bind_control(self, record: Path) -> dict[str, Any]:
+        path = record.with_name(f"{record.stem}-{self.instance_id[:8]}.sock")
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+            await self._control.start_unix(path)
+            return {"unix": str(path)}
+        bound = await self._control.start_tcp("127.0.0.1", 0)
+        return {"tcp": list(bound[0])}
+
+    def _record_content(self, control: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "owner_pid": None,
+            "log": None,
+            "root": None,
+            **self.options.record_extra,
+            "schema": _RECORD_SCHEMA,
+            "name": self.options.instance_name,
+            **self._identity(),
+            "started_at": self._started_at,
+            "control": control,
+            "token": self._token,
+            "endpoints": self._endpoints,
+        }
+
+    def _watch_owner(self) -> None:
+        if self.options.lifeline_fd is not None:
+            self._owner.watch_pipe(self.options.lifeline_fd)
+        if self.options.owner is not None:
+            self._owner.watch_process(*self.options.owner)
+
+    # -- what the control channel tells --------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "instance_id": self.instance_id,
+            "pid": self._process.pid,
+            "create_time": self._process.create_time(),
+            "server_version": __version__,
+        }
+
+    def _status(self) -> dict[str, Any]:
+        forkserver = self._catalog.forkserver
+        return {
+            **self._identity(),
+            "started_at": self._started_at,
+            "uptime_s": time.time() - self._started_at,
+            "endpoints": self._endpoints,
+            "forkserver": {"state": forkserver.state, "pid": forkserver.pid, "error": forkserver.error},
+            "front": {"pid": self._process.pid, "rss_bytes": self._process.memory_info().rss},
+        }
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        """Answer what runs, end the workers, take the record away. Bounded."""
+        self._owner.close()
+        if self._record is not None:
+            self._record.close()  # first: nobody new shall find us
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await asyncio.gather(self._grpc.stop(_DRAIN_SECONDS), self._rest.stop(_DRAIN_SECONDS))
+                await self._catalog.close(_DRAIN_SECONDS)
+                await self._control.stop(1.0)
+        except TimeoutError:
+            log.error("the server did not end within %g s; leaving what still hangs", _STOP_SECONDS)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reachable(host: str) -> str:
+    """Return an address that clients on this machine can use for a bound one."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+async def _serve(options: ServerOptions, record: Record | None) -> None:
+    front = Front(options, record)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, front.stop_soon, f"got {number.name}")
+    await front.run()
+
+
+def run_server(options: ServerOptions) -> None:
+    """Run a server in this process until it is told to end, by a signal, the control channel or its owner's end.
+
+    Raises
+    ------
+    ServingError
+        When it cannot start.
+    """
+    record = Record(options.record_file) if options.record_file is not None else None
+    try:
+        _runner()(_serve(options, record))
+    finally:
+        if record is not None:
+            record.close()
+
+
+def _runner() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # no build for this platform
+        log.info("uvloop is not installed; the standard event loop is slower")
+        return asyncio.run
+    return uvloop.run

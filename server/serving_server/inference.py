@@ -1,0 +1,149 @@
+"""What a request means, decided once for gRPC and REST alike: which version answers, whether the request fits it.
+
+Everything runs on the loop and nothing blocks; answers come by callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from serving_server.batching.task import OnDone, Task
+from serving_server.errors import InvalidArgumentError, NotFoundError
+from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
+from serving_server.lifecycle.manager import Manager
+from serving_server.lifecycle.states import State
+from serving_server.servable import ServedVersion
+from serving_server.signatures import INIT_SIGNATURES, Signature
+from serving_server.tensors import Array
+
+__all__ = ["Inference", "Resolved", "VersionStatus"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request's target: one signature of one loaded version."""
+
+    servable: ServedVersion
+    signature: Signature
+
+    @property
+    def version(self) -> int:
+        """Number of the version that answers."""
+        return self.servable.version
+
+
+#: (version, state name, error code name, error message)
+VersionStatus = tuple[int, str, str, str]
+
+
+class Inference:
+    """The server's answers, for transports to translate."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._loop = asyncio.get_running_loop()
+
+    def ready(self) -> bool:
+        """Whether every model has a version that answers and nothing else is on its way."""
+        names = self._manager.model_names()
+        return all(self._manager.serving_version(name) is not None for name in names)
+
+    def servable(self, model: str, version: int | None, label: str | None) -> ServedVersion:
+        """Return the version that a ModelSpec names.
+
+        Raises
+        ------
+        ServingError
+            With TensorFlow Serving's texts for unknown and unavailable versions.
+        """
+        if not model:
+            raise InvalidArgumentError("ModelSpec has no name specified.")
+        if label is not None:
+            # No label can be assigned yet, so every label is unknown.
+            raise InvalidArgumentError(f"Unrecognized servable version label: {label}")
+        return cast("ServedVersion", self._manager.resolve(model, version))
+
+    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+        """Return the target of a request; an empty signature name means ``serving_default``.
+
+        Raises
+        ------
+        ServingError
+            As `servable`; `SignatureNotFoundError` when the version has no such signature.
+        """
+        servable = self.servable(model, version, label)
+        return Resolved(servable, signature_of(servable.signatures, signature_name))
+
+    def predict(
+        self,
+        resolved: Resolved,
+        arrays: Mapping[str, Array],
+        output_filter: Sequence[str],
+        deadline: float | None,
+        on_done: OnDone,
+    ) -> Callable[[], None]:
+        """Run a signature.
+
+        Parameters
+        ----------
+        resolved : Resolved
+        arrays : mapping of str to numpy.ndarray
+            By input alias.
+        output_filter : sequence of str
+            Output aliases to compute; empty for all.
+        deadline : float or None
+            On the loop's clock.
+        on_done : callable
+            Called once, later, on the loop (see `serving_server.batching.task.OnDone`); not called after a cancel.
+
+        Returns
+        -------
+        callable
+            Cancels the request.
+
+        Raises
+        ------
+        ServingError
+            When the request does not fit the signature or cannot be queued.
+        """
+        signature = resolved.signature
+        check_inputs(signature, arrays.keys())
+        outputs = select_outputs(signature, output_filter)
+        if signature.name in INIT_SIGNATURES or not outputs:
+            msg = f'signature "{signature.name}" has no outputs to compute; it is bookkeeping of the SavedModel'
+            raise InvalidArgumentError(msg)
+        # Feed order is the signature's, so that equal requests share a batch whatever order a client wrote.
+        inputs = {alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs}
+        check_dtypes(signature, inputs)
+        return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done))
+
+    def model_status(self, model: str, version: int | None) -> list[VersionStatus]:
+        """Return the state of one version, or of all ever seen, highest first.
+
+        Raises
+        ------
+        NotFoundError
+            With TensorFlow Serving's texts.
+        """
+        if not model:
+            raise InvalidArgumentError("ModelSpec has no name specified.")
+        known = model in self._manager.model_names()
+        views = self._manager.versions(model) if known else []
+        if version is not None:
+            views = [view for view in views if view.version == version]
+        if not views:
+            what = "any versions" if version is None else f"version {version}"
+            reason = self._manager.explain(model) if known and self._manager.explain is not None else None
+            if not known:
+                reason = f"no model of that name; this server has: {', '.join(self._manager.model_names()) or 'none'}"
+            hint = f" ({reason})" if reason else ""
+            raise NotFoundError(f"Could not find {what} of model {model}{hint}")
+        return [(v.version, State(v.state).name, v.error_code.name, v.error_message) for v in views]
+
+    def metadata(self, model: str, version: int | None, label: str | None) -> tuple[int, Any]:
+        """Return the version that a ModelSpec names and its `SignatureDefMap`."""
+        servable = self.servable(model, version, label)
+        return servable.version, servable.signature_defs

@@ -1,0 +1,80 @@
+"""The server's configuration, typed; `serving_server.cli` makes it from flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serving_server.batching.parameters import BatchingParameters
+from serving_server.lifecycle.states import Latest, Policy
+
+__all__ = ["ModelOptions", "ServerOptions"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """One model to serve.
+
+    Attributes
+    ----------
+    name : str
+    base_path : Path
+        Folder whose numbered sub-folders are versions.
+    policy : Policy
+        Which of them to serve.
+    """
+
+    name: str
+    base_path: Path
+    policy: Policy = dataclasses.field(default_factory=Latest)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """All of it. Times in seconds; names follow TensorFlow Serving's flags where there is one.
+
+    Attributes
+    ----------
+    models : tuple of ModelOptions
+        Served from the start.
+    port, rest_api_port : int
+        0: that protocol has no TCP port (unless `ephemeral_ports`).
+    ephemeral_ports : bool
+        Bind both protocols to free ports and tell them in the record.
+    grpc_socket_path : str
+        Also listen there; empty for not.
+    batching : BatchingParameters or None
+        None: off.
+    record_file : Path or None
+        Where to tell the workbench how to reach us; also turns the control channel on.
+    lifeline_fd : int or None
+        The server ends when this descriptor reads end of file.
+    owner : (pid, create time) or None
+        The server ends when that process does.
+    """
+
+    models: tuple[ModelOptions, ...] = ()
+    bind_address: str = "0.0.0.0"  # noqa: S104 - as TensorFlow Serving; the workbench passes 127.0.0.1
+    port: int = 8500
+    rest_api_port: int = 0
+    ephemeral_ports: bool = False
+    grpc_socket_path: str = ""
+    grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    rest_api_timeout: float | None = 30.0
+    rest_api_cors: bool = False
+    tensor_content: bool = False
+    batching: BatchingParameters | None = None
+    saved_model_tags: tuple[str, ...] = ("serve",)
+    session: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    warmup: bool = True
+    num_load_threads: int = 4
+    max_load_retries: int = 5
+    load_retry_interval: float = 60.0
+    poll_wait: float = 1.0
+    record_file: Path | None = None
+    record_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    instance_name: str = "default"
+    lifeline_fd: int | None = None
+    owner: tuple[int, float] | None = None

@@ -1,0 +1,326 @@
+"""A loaded version as the front sees it: its worker process, its scheduler, its signatures; and what loads one.
+
+`WorkerLoader` and `ServedVersion` implement what `serving_server.lifecycle` asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from serving_server.batching.parameters import BatchingParameters
+from serving_server.batching.scheduler import Scheduler
+from serving_server.batching.task import Task
+from serving_server.channel.lines import LineChannel, Message
+from serving_server.errors import InternalError, ServingError, StatusCode, UnavailableError
+from serving_server.forkserver.client import ForkServer
+from serving_server.signatures import Signature, parse_signatures
+from serving_server.statistics import Statistics
+from serving_server.wire.messages import SignatureDefMap
+
+__all__ = ["LoadOptions", "ServedVersion", "WorkerLoader"]
+
+log = logging.getLogger(__name__)
+
+#: A worker ends at once when its control socket closes; one that does not within this is killed. Seconds.
+_END_SECONDS: Final = 5.0
+
+#: How long the end of a worker's sockets waits for the forkserver to say why it ended. Seconds.
+_REASON_SECONDS: Final = 0.3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How versions are loaded; the same for all of a server.
+
+    Attributes
+    ----------
+    tags : tuple of str
+        Exact tag set of the MetaGraphDef.
+    session : mapping of str to int
+        Thread counts (`serving_server.worker.model.SessionOptions`).
+    warmup : bool
+        Replay warmup records before a version is AVAILABLE.
+    lanes : int
+        Runs at once per version when batching is off.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    session: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    warmup: bool = True
+    lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+
+
+class ServedVersion:
+    """One version in one worker process. All calls on the loop.
+
+    Attributes
+    ----------
+    model, version, path
+        What is loaded, from where.
+    signatures : dict of str to Signature
+        All of the MetaGraphDef's, by name; set once loaded.
+    signature_defs : message
+        The same as `SignatureDefMap`, for metadata answers.
+    statistics : Statistics
+    """
+
+    def __init__(self, model: str, version: int, path: Path, options: LoadOptions, forkserver: ForkServer) -> None:
+        self.model = model
+        self.version = version
+        self.path = path
+        self.signatures: dict[str, Signature] = {}
+        self.signature_defs: Any = SignatureDefMap()
+        self.statistics = Statistics()
+        self._loop = asyncio.get_running_loop()
+        self._options = options
+        self._forkserver = forkserver
+        self._process: psutil.Process | None = None
+        self._control: LineChannel | None = None
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._on_step: Callable[[str], None] = _ignore
+        self._ended: asyncio.Event = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._exit_reason: str | None = None
+        self._on_exit: Callable[[str], None] | None = None
+        self._closing = False
+        self._scheduler: Scheduler | None = None
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    async def load(self, batching: BatchingParameters | None, on_step: Callable[[str], None]) -> None:
+        """Fork a worker and wait until it has loaded and warmed up.
+
+        Raises
+        ------
+        ServingError
+            With the reason. Whatever happens, cancellation included, nothing is left behind.
+        """
+        try:
+            await self._load(batching, on_step)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _load(self, batching: BatchingParameters | None, on_step: Callable[[str], None]) -> None:
+        self._on_step = on_step
+        self._scheduler = scheduler = Scheduler(batching, self.statistics, self._idle.set)
+        for _ in range(self._lanes_for(batching)):
+            scheduler.add_lane()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._control = LineChannel(ours, self._on_message, self._on_control_closed)
+        on_step("fork")
+        spec = {
+            "model": self.model,
+            "version": self.version,
+            "path": str(self.path),
+            "tags": list(self._options.tags),
+            "session": dict(self._options.session),
+            "warmup": self._options.warmup,
+        }
+        try:
+            fds = [theirs.fileno()]
+            for lane in scheduler.lanes:
+                fds += lane.worker_fds()
+            pid = await self._forkserver.fork(spec, fds)
+        finally:
+            theirs.close()
+            for lane in scheduler.lanes:
+                lane.handed_over()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended already; its sockets tell
+            self._process = psutil.Process(pid)
+        self._forkserver.on_exit(pid, self._exited)
+        await self._loaded
+
+    def _lanes_for(self, batching: BatchingParameters | None) -> int:
+        return max(self._options.lanes, batching.num_batch_threads if batching is not None else 0)
+
+    def _on_message(self, message: Message) -> None:
+        event = message["event"]
+        if event == "step":
+            self._on_step(message["step"])
+        elif event == "ready":
+            self.signature_defs = SignatureDefMap.FromString(base64.b64decode(message["signatures"]))
+            try:
+                self.signatures = parse_signatures(self.signature_defs.signature_def)
+            except ValueError as error:
+                self._fail_load(InternalError(f"cannot read the signatures of {self.path}: {error}"))
+            else:
+                if not self._loaded.done():
+                    self._loaded.set_result(None)
+        elif event == "failed":
+            self._fail_load(ServingError(message["message"], StatusCode(message["code"])))
+
+    def _fail_load(self, error: ServingError) -> None:
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> Callable[[], None]:
+        """Take a request and return what cancels it (see `Scheduler.submit` for the errors)."""
+        scheduler = self._scheduler
+        assert scheduler is not None
+        scheduler.submit(task)
+        self._idle.clear()
+        if task.deadline is not None:
+            task.timer = self._loop.call_at(task.deadline, scheduler.expire, task)
+        return lambda: scheduler.cancel(task)
+
+    @property
+    def batching(self) -> BatchingParameters | None:
+        """The batching parameters in force; None when off. May be set while requests run."""
+        return None if self._scheduler is None else self._scheduler.parameters
+
+    @batching.setter
+    def batching(self, value: BatchingParameters | None) -> None:
+        if self._scheduler is None or self._control is None:
+            return
+        missing = self._lanes_for(value) - len(self._scheduler.lanes)
+        if missing > 0:
+            lanes = [self._scheduler.add_lane() for _ in range(missing)]
+            self._control.send({"op": "lanes"}, [fd for lane in lanes for fd in lane.worker_fds()])
+            for lane in lanes:
+                lane.handed_over()
+        self._scheduler.parameters = value
+
+    @property
+    def queued(self) -> int:
+        """Requests waiting."""
+        return self.pending - self.running
+
+    @property
+    def running(self) -> int:
+        """Requests being run."""
+        return 0 if self._scheduler is None else self._scheduler.running
+
+    def trim(self) -> None:
+        """Give back shared memory that a burst has left behind."""
+        if self._scheduler is not None:
+            self._scheduler.trim()
+
+    # -- what the lifecycle asks for -----------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker; None before the fork and after its end."""
+        return None if self._process is None or self._ended.is_set() else self._process.pid
+
+    @property
+    def pending(self) -> int:
+        """Requests waiting or running."""
+        return 0 if self._scheduler is None else self._scheduler.pending
+
+    async def drain(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - a drain cut short has a result
+        """Wait until no request is pending; False when `timeout` seconds passed first."""
+        while self.pending:
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                return self.pending == 0
+            if self.pending:  # another request came in between
+                self._idle.clear()
+        return True
+
+    def on_exit(self, callback: Callable[[str], None]) -> None:
+        """Call back on the loop, with the reason, if the worker ends by itself."""
+        self._on_exit = callback
+        if self._exit_reason is not None:
+            self._loop.call_soon(callback, self._exit_reason)
+
+    def _on_control_closed(self) -> None:
+        # The forkserver's word on why comes by another socket, often a moment later.
+        if self._exit_reason is None and not self._closing:
+            self._loop.call_later(_REASON_SECONDS, self._exited, "ended for an unknown reason")
+
+    def _exited(self, reason: str) -> None:
+        self._ended.set()
+        if self._exit_reason is not None or self._closing:
+            return
+        self._exit_reason = reason
+        error = UnavailableError(
+            f"the worker of model '{self.model}' version {self.version} {_was(reason)}; the request may be retried"
+        )
+        self._fail_load(UnavailableError(f"the worker was lost while loading {self.path}: it {_was(reason)}"))
+        if self._scheduler is not None:
+            self._scheduler.fail(error)
+        if self._on_exit is not None:
+            self._on_exit(reason)
+
+    async def close(self) -> None:
+        """End the worker and free what it holds. Idempotent."""
+        self._closing = True
+        if self._scheduler is not None:
+            # Nothing is pending after a drain; what a cut-short drain left is answered here.
+            self._scheduler.fail(
+                UnavailableError(f"model '{self.model}' version {self.version} was unloaded while this request ran")
+            )
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None and not self._ended.is_set():
+            try:
+                await asyncio.wait_for(self._gone(), _END_SECONDS)
+            except TimeoutError:
+                log.warning("worker %d of %s/%d did not end; killing it", self._process.pid, self.model, self.version)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self._process.send_signal(signal.SIGKILL)  # psutil checks the create time: never a reused pid
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone(), _END_SECONDS)
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._loaded.done() and not self._loaded.cancelled():
+            self._loaded.exception()  # retrieved, so that asyncio does not log it a second time
+
+    async def _gone(self) -> None:
+        """Wait for the forkserver's word; if it is gone itself, look at the process table."""
+        assert self._process is not None
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), 0.25)
+            if not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE:
+                self._ended.set()
+
+
+def _was(reason: str) -> str:
+    return f"was {reason}" if reason.startswith("killed") else reason
+
+
+def _ignore(step: str) -> None:
+    """Stand in until someone listens to the steps of a load."""
+
+
+class WorkerLoader:
+    """Loads versions into workers (implements `serving_server.lifecycle.servable.Loader`).
+
+    Parameters
+    ----------
+    forkserver : ForkServer
+    options : LoadOptions
+    batching_of : callable
+        From a model's name to the batching parameters in force for it, None when off; asked at each load.
+    """
+
+    def __init__(
+        self, forkserver: ForkServer, options: LoadOptions, batching_of: Callable[[str], BatchingParameters | None]
+    ) -> None:
+        self._forkserver = forkserver
+        self._options = options
+        self._batching_of = batching_of
+
+    async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
+        """Load one version; see `ServedVersion.load`."""
+        served = ServedVersion(model, version, path, self._options, self._forkserver)
+        await served.load(self._batching_of(model), on_step)
+        return served

@@ -1,0 +1,108 @@
+"""The worker's life: load, warm up, say ready, run batches until the front closes the control socket."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from serving_server.channel.buffers import SharedBuffer
+from serving_server.channel.lines import BlockingLines
+from serving_server.errors import ServingError
+from serving_server.signatures import parse_signatures
+from serving_server.worker import warmup
+from serving_server.worker.lane import Lane
+from serving_server.worker.model import Model, as_serving_error
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(spec: dict[str, Any], fds: list[int]) -> int:
+    """Run a worker in this freshly forked process.
+
+    Parameters
+    ----------
+    spec : dict
+        ``model``, ``version``, ``path``, ``tags``, ``session`` (see `worker.model.SessionOptions`), ``warmup``.
+    fds : list of int
+        The control socket, then three per lane: packet socket, request buffer, response buffer.
+
+    Returns
+    -------
+    int
+        The exit code: 0 after an orderly end, 1 when loading failed (told to the front).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s worker %(message)s", force=True
+    )
+    control = BlockingLines(socket.socket(fileno=fds[0]))
+    additions: list[list[int]] = []
+    loaded = threading.Event()
+    # A thread of its own watches the front: while a load or a long run holds all others, the front's end must still
+    # end this process.
+    watcher = threading.Thread(target=_watch, args=(control, additions, loaded), name="control", daemon=True)
+    watcher.start()
+    started = time.monotonic()
+    path = Path(spec["path"])
+    try:
+        control.send({"event": "step", "step": "load"})
+        model = Model(path, spec["tags"], spec["session"])
+        definitions = model.signature_defs()
+        if spec["warmup"]:
+            control.send({"event": "step", "step": "warmup"})
+            count = warmup.replay(model, parse_signatures(definitions.signature_def), path)
+            if count:
+                log.info("replayed %d warmup records of %s", count, path)
+    except Exception as error:
+        known = as_serving_error(error)
+        if not isinstance(error, ServingError):
+            log.exception("loading %s failed", path)
+        control.send({"event": "failed", "code": int(known.code), "message": known.message})
+        return 1
+    # The loader leaves a graph full of reference cycles that live as long as the process.
+    gc.collect()
+    gc.freeze()
+    _add_lanes(model, fds[1:])
+    control.send(
+        {
+            "event": "ready",
+            "seconds": time.monotonic() - started,
+            "signatures": base64.b64encode(definitions.SerializeToString()).decode(),
+        }
+    )
+    while True:
+        loaded.wait()
+        loaded.clear()
+        while additions:
+            _add_lanes(model, additions.pop(0))
+
+
+def _add_lanes(model: Model, fds: list[int]) -> None:
+    for index in range(0, len(fds), 3):
+        sock, requests, responses = fds[index : index + 3]
+        lane = Lane(model, socket.socket(fileno=sock), SharedBuffer(requests), SharedBuffer(responses))
+        threading.Thread(target=lane.serve, name=f"lane-{index // 3}", daemon=True).start()
+
+
+def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.Event) -> None:
+    while True:
+        received = control.receive()
+        if received is None:
+            # At once and without tidying up: destructors of a large graph take seconds, and nobody waits for them.
+            os._exit(0)
+        message, fds = received
+        if message["op"] == "lanes":
+            additions.append(fds)
+            wake.set()
