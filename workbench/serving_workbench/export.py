@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from serving_workbench import savedmodel
 from serving_workbench.errors import ExportError
-from serving_workbench.files import disk_errors, ensure_free_space, no_space_error
+from serving_workbench.files import can, disk_errors, ensure_free_space, no_space_error
 
 __all__ = ["Exported", "Reference", "export_model", "kind_of"]
 
@@ -139,7 +139,7 @@ def _first_lines(error: BaseException, limit: int = 400) -> str:
 
 def _resolve(path: Path) -> Path:
     """Return the SavedModel folder that a path means: itself, or the highest version folder in it."""
-    if not savedmodel.is_savedmodel(path) and path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+    if not savedmodel.is_savedmodel(path) and path.is_dir() and can(path, os.R_OK | os.X_OK):
         versions = [child for child in path.iterdir() if child.name.isdecimal() and child.is_dir()]
         if versions:
             return max(versions, key=lambda child: int(child.name))

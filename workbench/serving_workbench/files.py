@@ -13,6 +13,7 @@ from pathlib import Path
 from serving_workbench.errors import PublishError
 
 __all__ = [
+    "can",
     "describe_access",
     "disk_errors",
     "ensure_free_space",
@@ -33,6 +34,11 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
+def can(path: Path, mode: int) -> bool:
+    """Whether the effective user may use a path; plain `os.access` asks for the real one."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
 def describe_access(path: Path) -> str:
     """Say who may use a path: the first part of it that stands in the way, with its bits and owner.
 
@@ -44,7 +50,7 @@ def describe_access(path: Path) -> str:
     blocked = path
     for folder in reversed(path.absolute().parents):
         # Without x on a folder nothing below it can even be looked at.
-        if folder.exists() and not os.access(folder, os.X_OK):
+        if folder.exists() and not can(folder, os.X_OK):
             blocked = folder
             break
     try:

@@ -2,7 +2,8 @@
 
 Every callable signature is asked over gRPC, at the explicit new version, before any client can reach it unversioned.
 Floats are compared as `numpy.allclose` does, ``|served - expected| <= atol + rtol * |expected|``; everything else must
-be equal. The defaults fit float32 summed in another order; for half precision rtol is at least 4 units in the last place.
+be equal. The defaults fit float32 summed in another order; for half precision rtol is at least 4 units in the last
+place.
 """
 
 from __future__ import annotations

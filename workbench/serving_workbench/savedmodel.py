@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from serving_server.signatures import INIT_SIGNATURES, Signature, TensorSpec, parse_signatures
 from serving_server.wire.messages import SavedModel
 from serving_workbench.errors import ExportError
-from serving_workbench.files import describe_access
+from serving_workbench.files import can, describe_access
 
 __all__ = ["default_signature_name", "is_savedmodel", "read_signatures", "usable_signatures", "validate"]
 
@@ -147,14 +147,14 @@ def _check_readable_tree(path: Path) -> None:
             hint=f"Try `chmod -R u+rX '{path}'`, as its owner.",
         ) from error
 
-    if not path.exists() and os.access(path.parent, os.X_OK):
+    if not path.exists() and can(path.parent, os.X_OK):
         raise _missing(path)
     if not path.is_dir() and path.is_file():
         raise _missing(path)
     for folder, _, files in os.walk(path, onerror=refuse):
         for name in files:
             file = Path(folder) / name
-            if not os.access(file, os.R_OK):
+            if not can(file, os.R_OK):
                 reason = "it is a broken link" if not file.exists() else describe_access(file)
                 raise ExportError(
                     f"Cannot read '{file}': {reason}.",
