@@ -176,6 +176,7 @@ class _Deployment:
                 self._withdraw(publication, error)
                 raise
         self.server.client.forget(self.name)
+        self.steps.finish()
         return ServedModel(
             self.server, self.name, version=publication.version, proofs=proofs, seconds=self.steps.seconds
         )
@@ -244,19 +245,25 @@ class _Deployment:
                 kept = quarantine(publication.final)
                 notes.append(f"Its files were moved to '{kept}'.")
         with _noted(error, f"The server could not be told to forget version {version}"):
-            model = self._known_model()
-            if model is None:
-                return
-            # Unloaded first: dropping the hold of a loaded version would put it into service.
-            self._unload(version)
-            self.control.release(self.name, version)
-            if self._added and not versions_on_disk(self._base):
-                self.control.delete_model(self.name)
-            serving = model["serving_version"]
+            serving = self._forget(version)
             if serving is not None and serving != version:
                 notes.append(f"Version {serving} still answers.")
         if isinstance(error, WorkbenchError) and notes:
             error.hint = " ".join([error.hint, *notes] if error.hint else notes)
+
+    def _forget(self, version: int) -> int | None:
+        """Have the server drop a version that is no longer on disk; return the version that answers."""
+        model = self._known_model()
+        if model is None:
+            return None
+        if self._added and not versions_on_disk(self._base):
+            self.control.delete_model(self.name)
+            return None
+        # Unloaded first: dropping the hold of a loaded version would put it into service.
+        self._unload(version)
+        self.control.release(self.name, version)
+        serving: int | None = model["serving_version"]
+        return serving
 
     def _unload(self, version: int) -> None:
         self.control.poll(self.name)

@@ -43,14 +43,15 @@ class Progress:
         """Begin a step of `STEPS`; the one before is done. Repeating the current one changes nothing."""
         if name == self.current:
             return
-        self._finish()
+        self.finish()
         self.current = name
         self._began = time.monotonic()
         if self._bar is not None:
             self._bar.n = STEPS.index(name)
             self._bar.set_postfix_str(name)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """End the current step; leaving the context does it too."""
         if self.current is not None:
             self.seconds[self.current] = time.monotonic() - self._began
         self.current = None
@@ -62,7 +63,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         failed = self.current
-        self._finish()
+        self.finish()
         if self._bar is not None:
             if kind is None:
                 self._bar.n = len(STEPS)

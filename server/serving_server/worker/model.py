@@ -70,6 +70,8 @@ def _check_folder(path: Path) -> None:
     try:
         found = [graph for graph in graphs if graph.exists()]
         entries = sorted(entry.name for entry in path.iterdir())
+        variables = path / "variables"
+        inside = sorted(variables.iterdir()) if variables.is_dir() else []
     except PermissionError as error:
         mode = oct(Path(error.filename).stat().st_mode & 0o7777)
         msg = f"cannot read {error.filename}: permission denied (mode {mode}); the server needs r-x on every folder"
@@ -84,11 +86,11 @@ def _check_folder(path: Path) -> None:
             "folder beside it and rename)"
         )
         raise NotFoundError(msg)
-    variables = path / "variables"
-    if variables.is_dir() and not (variables / "variables.index").exists():
+    # A model without variables may come with an empty folder for them: TensorFlow 1's builder always makes it.
+    if inside and variables / "variables.index" not in inside:
         msg = f"{variables} has no variables.index: the SavedModel is incomplete; is a copy still under way?"
         raise FailedPreconditionError(msg)
-    for file in (*found, *(variables.glob("*") if variables.is_dir() else ())):
+    for file in (*found, *inside):
         try:
             file.open("rb").close()
         except PermissionError:
