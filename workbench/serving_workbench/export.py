@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from serving_workbench import savedmodel
-from serving_workbench.errors import ExportError
+from serving_workbench.errors import ExportError, WorkbenchError
 from serving_workbench.files import can, disk_errors, ensure_free_space, no_space_error
 
 __all__ = ["Exported", "Reference", "export_model", "kind_of"]
@@ -121,7 +121,7 @@ def export_model(model: object, destination: Path, signatures: Mapping[str, Any]
             return Exported(kind, export_module(model, destination, signatures))
         named = {"serving_default": model} if kind == "function" else dict(model)  # type: ignore[call-overload]
         return Exported("functions", export_functions(named, destination))
-    except ExportError:
+    except WorkbenchError:
         raise
     except Exception as error:
         # TensorFlow reports a full disk as an error of its own, and a model's code may raise anything.

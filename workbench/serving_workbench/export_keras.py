@@ -69,11 +69,12 @@ def _size(weight: Any) -> int:
 
 def _inputs(model: Any) -> tuple[Any, list[Any] | None]:
     """Return the input names in the model's own structure, and the signature to pass to Keras (None: its choice)."""
-    try:
-        structure = model.input
-    except (AttributeError, ValueError):
-        return None, None  # a subclassed model: Keras knows its shapes from the first call
     keras = sys.modules["keras"]
+    try:
+        # A Sequential model has one input, and keeps its symbolic tensor in the list `inputs` only.
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    except (AttributeError, ValueError, IndexError):
+        return None, None  # a subclassed model: Keras knows its shapes from the first call
     if isinstance(structure, Mapping):
         names: Any = {key: key if _AUTOMATIC.fullmatch(t.name) else t.name for key, t in structure.items()}
     elif isinstance(structure, list | tuple):

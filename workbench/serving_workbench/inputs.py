@@ -137,9 +137,14 @@ def _array(name: str, item: object) -> Array:
         raise _refuse(f"Input '{name}' mixes text with {odd} values.")
     try:
         # A DataFrame of int and float columns arrives as objects; so do Python numbers.
-        return np.array(array.tolist())
+        numbers = np.array(array.tolist())
     except ValueError as error:
         raise _refuse(f"Input '{name}' is no array of numbers: {error}") from error
+    if numbers.dtype == object:
+        raise _refuse(
+            f"Input '{name}' is no array of numbers: it holds {', '.join(sorted(k.__name__ for k in kinds))}."
+        )
+    return numbers
 
 
 def _fit(array: Array, spec: TensorSpec, signature: Signature) -> Array:
@@ -158,26 +163,28 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
             raise _refuse(f"{where}; given {array.dtype}.", "Pass str or bytes, e.g. np.array(['a', 'b']).")
         return _as_bytes(array)
     if text:
-        raise _refuse(f"{where}; given text, such as {array.flat[0]!r:.40}.")
+        raise _refuse(f"{where}; given text, such as {array.ravel().tolist()[0]!r:.40}.")
     if array.size == 0 or array.dtype == wanted or np.can_cast(array.dtype, wanted, "safe"):
         return array.astype(wanted)
     if not _same_kind(array.dtype, wanted):
         raise _refuse(f"{where}; given {array.dtype}.", f"Convert it yourself if that is meant: x.astype('{wanted}').")
     with np.errstate(all="ignore"):
         cast = array.astype(wanted)
-    kept = _finite(cast) | ~_finite(array) if _is_float(wanted) and _is_float(array.dtype) else cast == array
+    # Rounding is meant; only a number that becomes an infinity is lost.
+    rounds = array.dtype.kind not in "iu"
+    kept = _finite(cast) | ~_finite(array) if rounds else cast == array
     # An unsigned and a signed integer of 64 bits compare as floats, where large neighbours are equal.
     if array.dtype.kind in "iu" and wanted.kind in "iu":
         kept = kept & ((cast < 0) == (array < 0))
     if not np.all(kept):
-        bad = array[~kept].flat[0]
+        bad = array[~kept].ravel()[0]
         raise _refuse(f"{where}; {bad!r:.40} (given as {array.dtype}) cannot be stored in it without loss.")
     return cast
 
 
 def _same_kind(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     if _is_float(given):
-        return _is_float(wanted)
+        return _is_float(wanted) or wanted.kind == "c"
     if given.kind in "iu":
         return wanted.kind in "iufc" or _is_float(wanted)
     return given.kind == "c" and wanted.kind == "c"

@@ -20,8 +20,6 @@ from serving_workbench.records import Record, read_record, record_path, start_lo
 
 __all__ = ["launch"]
 
-#: Write ends of the lifeline pipes of servers that this process owns: open as long as the process lives.
-_lifelines: dict[int, int] = {}
 _POLL_SECONDS = 0.02
 _TAIL_LINES = 20
 
@@ -79,7 +77,7 @@ def _check_platform() -> None:
 def _start(instance: str, path: Path, root: Path, keep: bool, timeout: float) -> Record:
     owner = None if keep else find_owner()
     log = logfile.log_path(path)
-    with _lifeline(owner) as read_end, _fresh_log(log) as output:
+    with _lifeline(owner) as (read_end, write_end), _fresh_log(log) as output:
         command = _command(instance, path, root, log, owner, read_end)
         try:
             process = subprocess.Popen(
@@ -94,27 +92,34 @@ def _start(instance: str, path: Path, root: Path, keep: bool, timeout: float) ->
             )
         except OSError as error:
             raise LaunchError(f"'{command[0]}' cannot be run: {error.strerror}.", step="launch") from error
-    try:
-        record = _wait_for_record(process, instance, path, log, timeout)
-    except BaseException:
-        # KeyboardInterrupt included: a server that nobody waits for is a server that nobody knows of.
-        _end(process)
-        raise
-    # A child that ended stays in the process table until its parent has waited for it.
-    threading.Thread(target=process.wait, name=f"reap-serving-{process.pid}", daemon=True).start()
+        try:
+            record = _wait_for_record(process, instance, path, log, timeout)
+        except BaseException:
+            # KeyboardInterrupt included: a server that nobody waits for is a server that nobody knows of.
+            _end(process)
+            raise
+        threading.Thread(
+            target=_reap, args=(process, write_end), name=f"reap-serving-{process.pid}", daemon=True
+        ).start()
     return record
 
 
+def _reap(process: subprocess.Popen[bytes], write_end: int | None) -> None:
+    """Wait for the server's end: a child stays in the process table until then, and its pipe is needed no longer."""
+    process.wait()
+    if write_end is not None:
+        os.close(write_end)
+
+
 @contextlib.contextmanager
-def _lifeline(owner: Owner | None) -> Iterator[int | None]:
-    """Yield the read end to hand down; the write end stays open in this process until it ends."""
+def _lifeline(owner: Owner | None) -> Iterator[tuple[int | None, int | None]]:
+    """Yield the read end to hand down and the write end, which stays open in this process after success."""
     if owner is None or not owner.by_pipe:
-        yield None
+        yield None, None
         return
     read_end, write_end = os.pipe()
     try:
-        yield read_end
-        _lifelines[read_end] = write_end
+        yield read_end, write_end
     except BaseException:
         os.close(write_end)
         raise

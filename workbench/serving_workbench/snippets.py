@@ -21,7 +21,7 @@ __all__ = ["curl", "python_grpc", "python_rest", "python_workbench", "snippets"]
 
 Arrays = dict[str, NDArray[Any]]
 #: Numbers that are written out; a larger input becomes an expression.
-_WRITTEN_OUT = 64
+_WRITTEN_OUT = 32
 
 
 def snippets(name: str, signature: Signature, rest_url: str, grpc_endpoint: str, instance: str) -> dict[str, str]:
