@@ -25,7 +25,7 @@ SOURCES = {
     "serving_jupyter": ROOT / "kernel_ext",
 }
 #: What the upper floors may use of the server: what travels on the wire, no more.
-SHARED = ("serving_server.wire", "serving_server.errors", "serving_server.tensors")
+SHARED = ("serving_server.wire", "serving_server.errors", "serving_server.tensors", "serving_server.signatures")
 #: Package -> our packages (or parts of them) that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving_server": (),

@@ -29,7 +29,7 @@ from serving_server.errors import (
 from serving_server.wire.messages import SignatureDefMap
 from serving_server.worker.statefulness import keeps_feeds
 
-__all__ = ["Model", "Runnable", "SessionOptions", "as_serving_error"]
+__all__ = ["Model", "Runnable", "SessionOptions", "as_serving_error", "check_folder"]
 
 Runnable = Callable[..., list[Any]]
 
@@ -62,7 +62,7 @@ def _config(options: SessionOptions) -> Any:
     return config
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     """Say what is wrong with a version folder before TensorFlow says it in its own way."""
     if (path / "export.meta").exists():
         raise UnimplementedError("Session Bundle is deprecated and removed.")
@@ -118,7 +118,7 @@ class Model:
     """
 
     def __init__(self, path: Path, tags: Sequence[str], options: SessionOptions) -> None:
-        _check_folder(path)
+        check_folder(path)
         self.graph = tf.Graph()
         self._lock = threading.Lock()
         self._runnables: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Runnable, bool]] = {}

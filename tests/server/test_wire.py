@@ -1,0 +1,103 @@
+"""The private descriptors: up to date, and equal to the reference's, field by field."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+
+from serving_server.wire import build, messages
+
+_REFERENCE = """
+import json, sys
+from google.protobuf import descriptor_pool
+import tensorflow
+from tensorflow_serving.apis import (
+    classification_pb2, get_model_metadata_pb2, get_model_status_pb2, inference_pb2, model_management_pb2, predict_pb2,
+    prediction_log_pb2, regression_pb2)
+from tensorflow_serving.config import model_server_config_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+pool = descriptor_pool.Default()
+found = {}
+for name in json.load(sys.stdin):
+    try:
+        message = pool.FindMessageTypeByName(name)
+    except KeyError:
+        continue
+    found[name] = {
+        field.name: [field.number, field.type, bool(field.is_repeated),
+                     field.message_type.full_name if field.message_type else None,
+                     {v.name: v.number for v in field.enum_type.values} if field.enum_type else None]
+        for field in message.fields}
+json.dump(found, sys.stdout)
+"""
+
+
+def _ours() -> dict[str, dict[str, list[object]]]:
+    found: dict[str, dict[str, list[object]]] = {}
+
+    def add(message: object) -> None:
+        found[message.full_name] = {  # type: ignore[attr-defined]
+            field.name: [
+                field.number,
+                field.type,
+                bool(field.is_repeated),
+                field.message_type.full_name if field.message_type else None,
+                {value.name: value.number for value in field.enum_type.values} if field.enum_type else None,
+            ]
+            for field in message.fields  # type: ignore[attr-defined]
+        }
+        for nested in message.nested_types:  # type: ignore[attr-defined]
+            add(nested)
+
+    for name in ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto"):
+        for message in messages.pool.FindFileByName(name).message_types_by_name.values():
+            add(message)
+    return found
+
+
+def test_descriptors_are_what_protoc_makes_of_the_proto_files() -> None:
+    pytest.importorskip("grpc_tools")
+    from google.protobuf import descriptor_pb2
+
+    committed = (files("serving_server.wire") / "descriptors.binpb").read_bytes()
+
+    def ours(data: bytes) -> dict[str, object]:
+        # Google's own files come with the installed protoc and may differ in comments and options.
+        every = descriptor_pb2.FileDescriptorSet.FromString(data).file
+        return {file.name: file for file in every if not file.name.startswith("google/")}
+
+    assert ours(committed) == ours(build.compile_descriptors())
+
+
+def test_every_message_and_field_is_the_reference_s() -> None:
+    ours = _ours()
+    answer = subprocess.run(
+        [sys.executable, "-c", _REFERENCE], input=json.dumps(list(ours)), capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    reference = json.loads(answer.stdout)
+    # Read from text files only, and not part of the reference package.
+    assert ours.keys() - reference.keys() == {"tensorflow.serving.BatchingParameters"}
+    for name, fields in reference.items():
+        for field, facts in ours[name].items():
+            assert facts == fields[field], f"{name}.{field}"
+
+
+def test_tensorflow_s_own_messages_work_in_the_same_process() -> None:
+    """Ours first, then the real ones: no clash of names, and bytes go from one to the other."""
+    code = """
+from serving_server.wire.messages import PredictRequest as Ours
+from tensorflow_serving.apis.predict_pb2 import PredictRequest as Theirs
+import tensorflow as tf
+request = Theirs()
+request.model_spec.name = "m"
+request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
+assert Ours.FromString(request.SerializeToString()).inputs["x"].tensor_shape.dim[0].size == 2
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr[-2000:]
