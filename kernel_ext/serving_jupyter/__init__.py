@@ -1,1 +1,29 @@
-"""Binds the workbench to Jupyter: magics in the kernel."""
+"""Binds the workbench to Jupyter: magics in the kernel.
+
+`%load_ext serving_workbench` ends up here, by the entry point ``serving_workbench.notebook``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Register `%serve` and its completion with an IPython shell; doing so again changes nothing."""
+    # Here and not above: whoever only asks for the version or the Jupyter side needs no IPython.
+    from serving_jupyter import completion
+    from serving_jupyter.magics import ServeMagics
+
+    ipython.register_magics(ServeMagics(ipython))
+    completion.install(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Take `%serve` and its completion back; servers run on, because they belong to no kernel."""
+    from serving_jupyter import completion
+
+    completion.uninstall(ipython)
+    ipython.magics_manager.magics["line"].pop("serve", None)
+    ipython.magics_manager.registry.pop("ServeMagics", None)

@@ -1,0 +1,164 @@
+"""Completion of `%serve` lines: sub-commands, flags, variables that can be served, models that are."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.error import UsageError
+
+from serving_jupyter.expressions import split
+from serving_jupyter.namespace import array_names, servable_names
+from serving_jupyter.parser import COMMANDS, DEPLOY, parsers
+from serving_jupyter.soon import Soon
+
+__all__ = ["complete", "install", "uninstall"]
+
+#: Lines that are completed here, also those that keep the handle: `h = %serve model`.
+_LINE = re.compile(r"\s*(?:[\w.,\[\]'\" ]+=\s*)?%serve\s")
+_IDENTIFIER = "serving_workbench.serve"
+#: Seconds after which a server that does not answer is given up, in the thread that asks it.
+_TIMEOUT = 1.0
+
+Versions = dict[str, list[int]]  # of the models that a server serves, by name
+
+#: The Tab key must answer at once, so servers and the folder of their records are looked at in a thread.
+_served: Soon[Versions] = Soon({})
+_instances: Soon[list[str]] = Soon([])
+
+
+def install(ipython: Any) -> None:
+    """Add ours to the matchers of an IPython shell's completer; again: nothing."""
+    if not _installed(ipython):
+        ipython.Completer.custom_matchers.append(_matcher(ipython))
+
+
+def uninstall(ipython: Any) -> None:
+    """Take it back."""
+    for matcher in _installed(ipython):
+        ipython.Completer.custom_matchers.remove(matcher)
+
+
+def _installed(ipython: Any) -> list[Any]:
+    matchers = ipython.Completer.custom_matchers
+    return [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", None) == _IDENTIFIER]
+
+
+def _matcher(shell: Any) -> Any:
+    # Not the older hook "complete_command": beside it IPython asks Jedi, which reads `%serve x` as a division and
+    # offers Python's keywords first.
+    @context_matcher(priority=100, identifier=_IDENTIFIER)
+    def match(context: CompletionContext) -> SimpleMatcherResult:
+        fragment, words = complete(shell, context.text_until_cursor)
+        found = [SimpleCompletion(word, type="magic") for word in words]
+        return {"completions": found, "matched_fragment": fragment, "suppress": bool(found), "ordered": True}
+
+    return match
+
+
+def complete(shell: Any, line: str) -> tuple[str, list[str]]:
+    """Return the word before the cursor, as far as it is typed, and the words that it may become.
+
+    There are none where nothing of ours fits: on other lines, for paths, and inside of quotes and of expressions in
+    braces, which IPython completes itself.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+        For its variables.
+    line : str
+        The line up to the cursor.
+    """
+    magic = _LINE.match(line)
+    if magic is None:
+        return "", []
+    done, fragment = _cut(line[magic.end() :])
+    try:
+        words = split(done)
+    except UsageError:  # inside of quotes or braces
+        return "", []
+    if done.endswith("="):
+        words.pop()  # the empty value after `--flag=`
+    return fragment, [word for word in _candidates(shell, words) if word.startswith(fragment)]
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """Cut before the last word: after a blank, or after the `=` of a flag."""
+    found = re.search(r"(?:^|\s|(?<=\s)--[\w-]+=|^--[\w-]+=)([^\s=]*)$", text)
+    start = found.start(1) if found else len(text)
+    return text[:start], text[start:]
+
+
+def _candidates(shell: Any, words: list[str]) -> list[str]:
+    command = words[0] if words and words[0] in COMMANDS else DEPLOY
+    given = words[1:] if command != DEPLOY else words
+    parser = parsers()[command]
+    flags = parser.flags()
+    waiting = flags.get(given[-1]) if given else None
+    if waiting is not None:
+        return _values(shell, waiting, given)
+    found = []
+    positional = parser.positional()
+    if positional is not None and not _has_positional(given, flags):
+        found += _values(shell, positional, given)
+    if not words:
+        found += COMMANDS
+    return found + [flag for flag in flags if flag.startswith("--") and flag not in given]
+
+
+def _has_positional(given: list[str], flags: dict[str, str | None]) -> bool:
+    before = ["", *given[:-1]]
+    return any(
+        word not in flags and flags.get(previous) is None for previous, word in zip(before, given, strict=bool(given))
+    )
+
+
+def _values(shell: Any, what: str, given: list[str]) -> list[str]:
+    """Return what may stand for the argument `what`, after the words `given`."""
+    match what:
+        case "model":
+            return servable_names(shell.user_ns, shell.user_ns_hidden)
+        case "sample":
+            return array_names(shell.user_ns, shell.user_ns_hidden)
+        case "name":
+            return sorted(_models(given))
+        case "to":
+            models = _models(given)
+            named = [word for word in given if word in models] or list(models)
+            return [str(version) for name in named for version in models[name]]
+        case "instance":
+            return _instances.get("", _list_instances)
+    return []
+
+
+def _models(given: list[str]) -> Versions:
+    place = given.index("--instance") + 1 if "--instance" in given else len(given)
+    instance = given[place] if place < len(given) else "default"
+    return _served.get(instance, lambda: _ask(instance))
+
+
+def _ask(instance: str) -> Versions:
+    # Imported in the thread: the first Tab does not wait for these either.
+    from serving_workbench.control import ControlClient
+    from serving_workbench.discovery import trusted_record
+    from serving_workbench.errors import WorkbenchError
+
+    try:
+        record = trusted_record(instance, timeout=_TIMEOUT)
+        if record is None:
+            return {}
+        models = ControlClient.of(record, timeout=_TIMEOUT).status()["models"]
+    except WorkbenchError:
+        return {}  # a completion has nobody to tell; `%serve status` says what is wrong
+    return {name: [entry["version"] for entry in model["versions"]] for name, model in models.items()}
+
+
+def _list_instances() -> list[str]:
+    from serving_workbench.errors import WorkbenchError
+    from serving_workbench.records import list_instances
+
+    try:
+        return list_instances()
+    except WorkbenchError:
+        return []

@@ -1,0 +1,173 @@
+"""Arguments of a magic line: split as a shell does, with Python expressions in braces.
+
+    %serve {models["best one"]} --root "my models" --name {prefix}-small
+
+IPython's own expansion turns `{x}` into text before a magic sees it; a model must arrive as the object that it is. So
+`%serve` switches that expansion off, and this module splits the line itself. Nothing is evaluated while splitting: a
+typing error in the last flag must not cost the minutes that an expression before it takes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core.error import UsageError
+
+__all__ = ["Braced", "Expression", "evaluate", "split"]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Source text of a Python expression."""
+
+    source: str
+
+
+class Braced(str):
+    """An argument with expressions in it: as text it is what was typed, `parts` say what it means."""
+
+    __slots__ = ("parts",)
+
+    parts: tuple[str | Expression, ...]
+
+    @classmethod
+    def of(cls, parts: list[str | Expression]) -> Braced:
+        typed = "".join(f"{{{part.source}}}" if isinstance(part, Expression) else part for part in parts)
+        braced = cls(typed)
+        braced.parts = tuple(parts)
+        return braced
+
+    @property
+    def variable(self) -> str | None:
+        """The name in `{name}`; None when there is more to it."""
+        match self.parts:
+            case (Expression(source),) if source.isidentifier():
+                return source
+        return None
+
+
+def split(line: str) -> list[str]:
+    r"""Split a line into arguments.
+
+    Quotes and backslashes work as in a POSIX shell, `--flag=value` gives two arguments, and `{...}` outside of quotes
+    is a Python expression up to the brace that ends it, which may contain spaces, quotes and braces.
+
+    Returns
+    -------
+    list of str
+        Arguments with expressions are `Braced`.
+
+    Raises
+    ------
+    UsageError
+        A quote or a brace is not closed, or the text in braces is no expression.
+    """
+    arguments: list[str] = []
+    position = 0
+    while position < len(line):
+        if line[position].isspace():
+            position += 1
+            continue
+        parts, position = _read_argument(line, position)
+        first = parts[0] if parts else ""
+        if isinstance(first, str) and first.startswith("--") and "=" in first:
+            flag, _, rest = first.partition("=")
+            arguments.append(flag)
+            parts = [rest, *parts[1:]] if rest or len(parts) == 1 else parts[1:]
+        arguments.append(_argument(parts))
+    return arguments
+
+
+def evaluate(argument: str, shell: Any) -> object:
+    """Return what an argument means in the shell's namespace: itself, or the value of its expressions.
+
+    An argument that is one expression gives that object; text around expressions makes one text of all.
+
+    Raises
+    ------
+    UsageError
+        Naming the expression and its error.
+    """
+    if not isinstance(argument, Braced):
+        return argument
+    values = [_value(part, shell) if isinstance(part, Expression) else part for part in argument.parts]
+    return values[0] if len(values) == 1 else "".join(map(str, values))
+
+
+def _value(expression: Expression, shell: Any) -> object:
+    try:
+        return shell.ev(expression.source)
+    except Exception as error:
+        raise UsageError(f"{{{expression.source}}} fails: {type(error).__name__}: {error}") from error
+
+
+def _argument(parts: list[str | Expression]) -> str:
+    if any(isinstance(part, Expression) for part in parts):
+        return Braced.of(parts)
+    return "".join(map(str, parts))
+
+
+def _read_argument(line: str, position: int) -> tuple[list[str | Expression], int]:
+    """Read one argument from `position` on; return its parts (neighbouring texts joined) and where it ends."""
+    parts: list[str | Expression] = []
+    text, quoted = "", False
+    while position < len(line) and not line[position].isspace():
+        character = line[position]
+        if character == "{":
+            if text:
+                parts.append(text)
+                text = ""
+            end = _end_of_expression(line, position)
+            parts.append(Expression(line[position + 1 : end].strip()))
+            position = end + 1
+        elif character in "'\"":
+            inside, position = _read_quoted(line, position)
+            text += inside
+            quoted = True
+        elif character == "\\" and position + 1 < len(line):
+            text += line[position + 1]
+            position += 2
+        else:
+            text += character
+            position += 1
+    if text or (quoted and not parts):
+        parts.append(text)
+    return parts, position
+
+
+def _read_quoted(line: str, start: int) -> tuple[str, int]:
+    quote, text, position = line[start], "", start + 1
+    while position < len(line):
+        character = line[position]
+        if character == quote:
+            return text, position + 1
+        if quote == '"' and character == "\\" and line[position + 1 : position + 2] in {'"', "\\"}:
+            position += 1
+            character = line[position]
+        text += character
+        position += 1
+    raise UsageError(f"The quote {quote} is not closed: {line[start:]}")
+
+
+def _end_of_expression(line: str, start: int) -> int:
+    """Return the index of the brace that ends the expression which begins at `start`.
+
+    Braces inside the expression (dicts, sets, f-strings, strings) make its end a question for Python's own parser: it
+    is the first closing brace before which there is a complete expression.
+    """
+    end, problem = line.find("}", start), None
+    while end >= 0:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of text that is perhaps not the expression
+                compile(line[start + 1 : end].strip(), "<%serve>", "eval")
+        except (SyntaxError, ValueError) as error:
+            problem = problem or error
+            end = line.find("}", end + 1)
+        else:
+            return end
+    if problem is None:
+        raise UsageError(f"The brace is not closed: {line[start:]}")
+    raise UsageError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {problem.args[0]}")
