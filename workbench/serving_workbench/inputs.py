@@ -60,7 +60,7 @@ def as_inputs(value: object, signature: Signature) -> dict[str, Array]:
     else:
         named = {_only_input(signature, type(value).__name__): value}
     _check_names(named, signature)
-    return {name: _fit(_array(name, item), signature.inputs[name], signature) for name, item in named.items()}
+    return {name: _fit(item, signature.inputs[name], signature) for name, item in named.items()}
 
 
 def _refuse(message: str, hint: str | None = None) -> PredictError:
@@ -101,7 +101,7 @@ def _from_dataframe(frame: Any, signature: Signature) -> dict[str, object]:
 def _column(series: Any, spec: TensorSpec) -> Array:
     values: Array = series.to_numpy()
     if values.dtype == object and len(values) and isinstance(values[0], list | np.ndarray):
-        return _array(spec.alias, list(values))  # a column of vectors
+        return _array(list(values), spec)  # a column of vectors
     return values.reshape(-1, 1) if spec.shape is not None and len(spec.shape) == 2 else values
 
 
@@ -120,11 +120,16 @@ def _describe(spec: TensorSpec) -> str:
     return f"'{spec.alias}' ({spec.dtype.name if spec.dtype else 'unknown'} {shape_text(spec)})"
 
 
-def _array(name: str, item: object) -> Array:
+def _array(item: object, spec: TensorSpec) -> Array:
+    name = spec.alias
     if type(item).__module__.partition(".")[0] == "pandas":
         item = item.to_numpy()  # type: ignore[attr-defined]  # a Series or an extension array
     try:
-        array = np.asarray(item)
+        if spec.dtype is not None and spec.dtype.is_string and not isinstance(item, np.ndarray):
+            # NumPy's own text types cut zero bytes at the end and take no mix of str and bytes.
+            array = np.array(item, dtype=object)
+        else:
+            array = np.asarray(item)
     except ValueError as error:
         raise _refuse(f"Input '{name}' is no array: {error}", "Rows must all have the same length.") from error
     if array.dtype != object or array.size == 0:
@@ -147,8 +152,8 @@ def _array(name: str, item: object) -> Array:
     return numbers
 
 
-def _fit(array: Array, spec: TensorSpec, signature: Signature) -> Array:
-    cast = _cast(array, spec)
+def _fit(item: object, spec: TensorSpec, signature: Signature) -> Array:
+    cast = _cast(_array(item, spec), spec)
     _check_shape(cast, spec, signature)
     return cast
 

@@ -22,7 +22,7 @@ def batch_axis(signature: Signature) -> bool:
     )
 
 
-def draw(signature: Signature, rows: int = 2) -> dict[str, Array]:
+def draw(signature: Signature, rows: int = 2, *, with_defaults: bool = False) -> dict[str, Array]:
     """Draw values for every input without a default, the same ones each time.
 
     Parameters
@@ -30,6 +30,8 @@ def draw(signature: Signature, rows: int = 2) -> dict[str, Array]:
     rows : int
         Size of the first dimension where it is unknown; every other unknown dimension is 1. An unknown rank is taken
         as one dimension.
+    with_defaults : bool
+        Add the default of every other input: REST requests must name all.
 
     Returns
     -------
@@ -38,7 +40,10 @@ def draw(signature: Signature, rows: int = 2) -> dict[str, Array]:
         ``b"sample"``.
     """
     rng = np.random.default_rng(_SEED)
-    return {name: _values(spec, rows, rng) for name, spec in signature.inputs.items() if name not in signature.defaults}
+    drawn = {
+        name: _values(spec, rows, rng) for name, spec in signature.inputs.items() if name not in signature.defaults
+    }
+    return {**drawn, **signature.defaults} if with_defaults else drawn
 
 
 def _values(spec: TensorSpec, rows: int, rng: np.random.Generator) -> Array:

@@ -39,7 +39,7 @@ def curl(name: str, signature: Signature, rest_url: str) -> str:
     """Return a command line; it goes around an HTTP proxy of the environment, which cannot reach this machine."""
     url = shlex.quote(_url(name, rest_url))
     options = "--noproxy '*' " if urllib.request.getproxies().get("http") else ""
-    inputs = sampling.draw(signature, 1)
+    inputs = sampling.draw(signature, 1, with_defaults=True)
     if all(_is_small(array) for array in inputs.values()):
         body = json.dumps(_request(signature, {key: _plain(array) for key, array in inputs.items()}))
         return f"curl {options}-d {shlex.quote(body)} {url}"
@@ -123,7 +123,7 @@ def _request(signature: Signature, values: dict[str, Any]) -> dict[str, Any]:
 
 def _request_expression(signature: Signature) -> str:
     """Return the same body as Python source; large inputs are written as expressions."""
-    inputs = sampling.draw(signature, 1)
+    inputs = sampling.draw(signature, 1, with_defaults=True)
     if all(_is_small(array) for array in inputs.values()):
         return repr(_request(signature, {key: _plain(array) for key, array in inputs.items()}))
     rows = sampling.batch_axis(signature) and len(signature.inputs) > 1
