@@ -21,15 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving_server.signatures import Signature
 from serving_workbench import savedmodel
 from serving_workbench.errors import ControlError, DeployError, WorkbenchError
-from serving_workbench.export import Exported, export_model
+from serving_workbench.export import check_model, export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
-from serving_workbench.inputs import as_inputs
 from serving_workbench.progress import Progress
-from serving_workbench.prove import DEFAULT_TOLERANCE, Proof, prove
+from serving_workbench.prove import DEFAULT_TOLERANCE, Proof, Question, prove, questions
 from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
 from serving_workbench.server import Server
 from serving_workbench.waiting import find_version, wait_available, wait_serving
@@ -95,6 +93,7 @@ def serve(
         where, `.hint` what to try. What was served before is still served.
     """
     check_model_name(name)
+    check_model(model)
     limits = _limits(tolerance)
     with Progress(f"serve {name}", enabled=progress) as steps:
         try:
@@ -169,9 +168,10 @@ class _Deployment:
         with Publication(self._base, version) as publication:
             exported = export_model(model, publication.staging, signatures)
             found = savedmodel.validate(publication.staging)
-            self._add_warmup(publication, found, sample)
+            asked = questions(found, exported.references, sample, compare=tolerance is not None)
+            self._add_warmup(publication, asked[0])
             try:
-                proofs = self._put_into_service(publication, exported, found, sample, tolerance)
+                proofs = self._put_into_service(publication, asked, tolerance or DEFAULT_TOLERANCE)
             except BaseException as error:
                 self._withdraw(publication, error)
                 raise
@@ -181,22 +181,14 @@ class _Deployment:
             self.server, self.name, version=publication.version, proofs=proofs, seconds=self.steps.seconds
         )
 
-    def _add_warmup(self, publication: Publication, found: dict[str, Signature], sample: object) -> None:
-        if sample is None:
-            return
-        signature = found[savedmodel.default_signature_name(found)]
-        # Also the first look at the sample: a wrong one ends the deploy before anything is published.
-        inputs = as_inputs(sample, signature)
-        with disk_errors(publication.staging, "write the warm-up requests into"):
-            write_warmup(publication.staging, self.name, signature.name, inputs)
+    def _add_warmup(self, publication: Publication, asked: Question) -> None:
+        # A drawn sample may be nonsense to the model, and a warm-up request that fails fails the load.
+        if asked.given:
+            with disk_errors(publication.staging, "write the warm-up requests into"):
+                write_warmup(publication.staging, self.name, asked.signature.name, asked.inputs)
 
     def _put_into_service(
-        self,
-        publication: Publication,
-        exported: Exported,
-        found: dict[str, Signature],
-        sample: object,
-        tolerance: tuple[float, float] | None,
+        self, publication: Publication, asked: list[Question], tolerance: tuple[float, float]
     ) -> list[Proof]:
         self.steps.step("publish")
         if self._before is None or Path(self._before["base_path"]) != self._base:
@@ -208,16 +200,8 @@ class _Deployment:
         self.control.poll(self.name)
         wait_available(self.control, self.name, publication.version, deadline, self.steps.step)
         self.steps.step("prove")
-        proofs = prove(
-            self.server.client,
-            self.name,
-            publication.version,
-            found,
-            exported.references,
-            sample,
-            tolerance,
-            max(1.0, deadline - time.monotonic()),
-        )
+        patience = max(1.0, deadline - time.monotonic())
+        proofs = prove(self.server.client, self.name, publication.version, asked, tolerance, patience)
         self.steps.step("available")
         self._promote(publication.version, deadline)
         return proofs

@@ -20,11 +20,15 @@ from serving_workbench import savedmodel
 from serving_workbench.errors import ExportError, WorkbenchError
 from serving_workbench.files import can, disk_errors, ensure_free_space, no_space_error
 
-__all__ = ["Exported", "Reference", "export_model", "kind_of"]
+__all__ = ["Exported", "NotComparableError", "Reference", "check_model", "export_model", "kind_of"]
 
 Arrays = dict[str, NDArray[Any]]
 #: The in-notebook model as a function from named inputs to named outputs, of one signature.
 Reference = Callable[[Arrays], Arrays]
+
+
+class NotComparableError(Exception):
+    """A reference cannot match its arguments or results with the names that the export gave them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,22 @@ def kind_of(model: object) -> str:
     )
 
 
+def check_model(model: object) -> None:
+    """Refuse what cannot be served before a server is started for it: other kinds of objects, bad paths.
+
+    Raises
+    ------
+    ExportError
+    """
+    if kind_of(model) == "path":
+        savedmodel.validate(_resolve(_path(model)))
+
+
+def _path(model: object) -> Path:
+    assert isinstance(model, str | os.PathLike)
+    return Path(os.fspath(model)).expanduser()
+
+
 def export_model(model: object, destination: Path, signatures: Mapping[str, Any] | None = None) -> Exported:
     """Write `model` as a SavedModel into an existing, empty folder.
 
@@ -107,7 +127,7 @@ def export_model(model: object, destination: Path, signatures: Mapping[str, Any]
             hint="Put the functions on a tf.Module, or serve a dict of functions instead.",
         )
     if kind == "path":
-        _copy(_resolve(Path(os.fspath(model))), destination)  # type: ignore[call-overload]  # kind_of has checked it
+        _copy(_resolve(_path(model)), destination)
         return Exported("path")
     try:
         # TensorFlow is in this process already: the model is one of its objects.

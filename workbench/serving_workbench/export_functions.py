@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from serving_workbench.errors import ExportError
-from serving_workbench.export import Arrays, Reference
+from serving_workbench.export import Arrays, NotComparableError, Reference
 from serving_workbench.files import disk_errors, ensure_free_space
 
 __all__ = ["export_functions", "export_module", "named_outputs", "quiet"]
@@ -156,7 +156,7 @@ def _reference(tf: Any, function: Any) -> Reference:
             if not isinstance(spec, tf.TensorSpec):
                 return spec
             if spec.name not in inputs:
-                raise LookupError(f"the exported name of argument '{spec.name}' cannot be matched")
+                raise NotComparableError(f"the exported name of argument '{spec.name}' cannot be matched")
             return tf.convert_to_tensor(inputs[spec.name], spec.dtype)
 
         args, kwargs = tf.nest.map_structure(tensor, (arguments, keywords))
@@ -174,5 +174,5 @@ def named_outputs(outputs: Any, to_numpy: Callable[[Any], Any]) -> Arrays:
     else:
         named = {"output_0": outputs}
     if any(isinstance(value, Mapping | list | tuple) for value in named.values()):
-        raise LookupError("the names of nested outputs cannot be matched")
+        raise NotComparableError("the names of nested outputs cannot be matched")
     return {name: to_numpy(value) for name, value in named.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving_workbench.errors import ExportError
-from serving_workbench.export import Arrays, Reference
+from serving_workbench.export import Arrays, NotComparableError, Reference
 from serving_workbench.export_functions import named_outputs, quiet
 from serving_workbench.files import disk_errors, ensure_free_space
 
@@ -101,7 +101,9 @@ def _inputs(model: Any) -> tuple[Any, list[Any] | None]:
 def _call(model: Any, names: Any, inputs: Arrays) -> Any:
     if names is None:
         if len(inputs) != 1:
-            raise LookupError("the exported names of a subclassed model's inputs cannot be matched with its arguments")
+            raise NotComparableError(
+                "the exported names of a subclassed model's inputs cannot be matched with its arguments"
+            )
         return model(next(iter(inputs.values())))
     if isinstance(names, dict):
         return model({key: inputs[name] for key, name in names.items()})

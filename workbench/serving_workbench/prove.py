@@ -8,7 +8,7 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from serving_server.signatures import Signature
 from serving_workbench import sampling
 from serving_workbench.client import PredictClient
 from serving_workbench.errors import DeployError, PredictError, ProofError
-from serving_workbench.export import Reference
+from serving_workbench.export import NotComparableError, Reference
 from serving_workbench.inputs import as_inputs, shape_text
 from serving_workbench.savedmodel import default_signature_name
 
-__all__ = ["DEFAULT_TOLERANCE", "Proof", "compare", "prove"]
+__all__ = ["DEFAULT_TOLERANCE", "Proof", "Question", "compare", "prove", "questions"]
 
 Arrays = dict[str, NDArray[Any]]
 #: (rtol, atol)
@@ -54,90 +54,140 @@ class Proof:
         return f"{self.signature}: {self.outcome} ({self.detail})"
 
 
-def prove(
-    client: PredictClient,
-    name: str,
-    version: int,
-    signatures: Mapping[str, Signature],
-    references: Mapping[str, Reference],
-    sample: object = None,
-    tolerance: tuple[float, float] | None = DEFAULT_TOLERANCE,
-    timeout: float = 60.0,
-) -> list[Proof]:
-    """Prove every signature; the default one with `sample` when it is given, the others with drawn values.
+@dataclass(frozen=True)
+class Question:
+    """What one signature will be asked, and what the model in the notebook says to it.
+
+    Attributes
+    ----------
+    signature : Signature
+    inputs : dict of str to numpy.ndarray
+    given : bool
+        The inputs are the user's sample, not drawn.
+    expected : dict of str to numpy.ndarray, or None
+        None when there is nothing to compare with.
+    refused : str
+        Why the model in the notebook does not take the drawn inputs; empty when it does.
+    note : str
+        What the proof's detail begins with.
+    """
+
+    signature: Signature
+    inputs: Arrays
+    given: bool
+    expected: Arrays | None
+    refused: str
+    note: str
+
+
+def questions(
+    signatures: Mapping[str, Signature], references: Mapping[str, Reference], sample: object, *, compare: bool
+) -> list[Question]:
+    """Ask the model in the notebook, before anything is published; the default signature comes first.
 
     Parameters
     ----------
     references : mapping of str to Reference
         The in-notebook model by signature; may lack any.
-    tolerance : tuple of float, or None
-        ``(rtol, atol)``; None compares no values, only that answers come as the signature says.
+    sample : object
+        Input of the default signature; None draws one, as for all others.
+    compare : bool
+        False leaves the model in the notebook alone.
+
+    Raises
+    ------
+    PredictError
+        The sample does not fit the signature.
+    DeployError
+        The model in the notebook fails on the sample.
+    """
+    default = default_signature_name(dict(signatures))
+    asked: list[Question] = []
+    faces: list[tuple[Any, ...]] = []
+    for key in sorted(signatures, key=lambda k: (k != default, k)):
+        # Keras exports the same function under a second name, which then needs no proof of its own.
+        face = (references.get(key), _face(signatures[key]))
+        if references.get(key) is None or face not in faces:
+            faces.append(face)
+            reference = references.get(key) if compare else None
+            asked.append(_question(signatures[key], reference, sample if key == default else None))
+    return asked
+
+
+def _face(signature: Signature) -> list[tuple[Any, ...]]:
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
+    return [(spec.alias, spec.dtype, spec.shape) for spec in specs]
+
+
+def _question(signature: Signature, reference: Reference | None, sample: object) -> Question:
+    given = sample is not None
+    inputs = as_inputs(sample, signature) if given else sampling.draw(signature)
+    note = "the given sample" if given else "a drawn sample"
+    expected, refused = None, ""
+    if reference is not None:
+        try:
+            expected = reference(inputs)
+        except NotComparableError as error:
+            note += f"; not compared: {error}"
+        except Exception as error:  # the user's own model may raise anything
+            refused = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if given:
+                raise DeployError(
+                    f"The model in the notebook fails on the given sample: {refused}.",
+                    step="prove",
+                    hint="Check sample=.",
+                ) from error
+    return Question(signature, inputs, given, expected, refused, note)
+
+
+def prove(
+    client: PredictClient,
+    name: str,
+    version: int,
+    asked: Sequence[Question],
+    tolerance: tuple[float, float],
+    timeout: float = 60.0,
+) -> list[Proof]:
+    """Ask the served version every question.
+
+    Parameters
+    ----------
+    tolerance : tuple of float
+        ``(rtol, atol)``.
+    timeout : float
+        Seconds for each answer.
 
     Raises
     ------
     ProofError
         An answer differs; it carries where and how much.
     DeployError
-        The version does not answer, or the model refuses the given sample.
+        The version does not answer.
     """
-    default = default_signature_name(dict(signatures))
-    proofs = []
-    seen: list[tuple[Signature, Reference | None]] = []
-    # The default signature first: Keras exports the same function under a second name, which then needs no proof.
-    for key in sorted(signatures, key=lambda k: (k != default, k)):
-        signature, reference = signatures[key], references.get(key)
-        if any(reference is r and signature.inputs == s.inputs and signature.outputs == s.outputs for s, r in seen):
-            continue
-        seen.append((signature, reference))
-        given = sample if key == default else None
-        proofs.append(_prove_one(client, name, version, signature, reference, given, tolerance, timeout))
-    return proofs
+    return [_prove_one(client, name, version, question, tolerance, timeout) for question in asked]
 
 
 def _prove_one(
-    client: PredictClient,
-    name: str,
-    version: int,
-    signature: Signature,
-    reference: Reference | None,
-    sample: object,
-    tolerance: tuple[float, float] | None,
-    timeout: float,
+    client: PredictClient, name: str, version: int, asked: Question, tolerance: tuple[float, float], timeout: float
 ) -> Proof:
-    given = sample is not None
-    inputs = as_inputs(sample, signature) if given else sampling.draw(signature)
-    what = "the given sample" if given else "a drawn sample"
-    expected: Arrays | None = None
-    if reference is not None and tolerance is not None:
-        try:
-            expected = reference(inputs)
-        except LookupError as error:
-            reference = None  # the answer is still checked against the signature
-            what += f"; not compared: {error}"
-        except Exception as error:  # the user's own model may raise anything
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            if given:
-                raise DeployError(
-                    f"The model in the notebook fails on the given sample: {reason}.",
-                    step="prove",
-                    hint="Check sample=.",
-                ) from error
-            return _unproved(signature, f"the model in the notebook does not take a drawn sample: {reason}")
+    signature = asked.signature
+    if asked.refused:
+        return _unproved(signature, f"the model in the notebook does not take a drawn sample: {asked.refused}")
     try:
-        served = client.outputs(name, inputs, version=version, signature=signature.name, timeout=timeout)
+        served = client.outputs(name, asked.inputs, version=version, signature=signature.name, timeout=timeout)
     except PredictError as error:
-        if expected is None and not given and error.code in _SAMPLE_AT_FAULT:
+        if asked.expected is None and not asked.given and error.code in _SAMPLE_AT_FAULT:
             return _unproved(signature, f"the model does not take a drawn sample: {error.message[:200]}")
         raise DeployError(
-            f"Version {version} of '{name}' is loaded, but does not answer {what} (signature '{signature.name}'): "
-            f"{error.message}",
+            f"Version {version} of '{name}' is loaded, but does not answer {asked.note} (signature "
+            f"'{signature.name}'): {error.message}",
             step="prove",
         ) from error
     _check_against_signature(served, signature, name, version)
-    if expected is None or tolerance is None:
-        return Proof(signature.name, "answers", what)
-    compare(served, expected, tolerance, f"version {version} of '{name}', signature '{signature.name}'")
-    return Proof(signature.name, "equal", f"{what}, rtol {tolerance[0]:g}, atol {tolerance[1]:g}")
+    if asked.expected is None:
+        return Proof(signature.name, "answers", asked.note)
+    compare(served, asked.expected, tolerance, f"version {version} of '{name}', signature '{signature.name}'")
+    return Proof(signature.name, "equal", f"{asked.note}, rtol {tolerance[0]:g}, atol {tolerance[1]:g}")
 
 
 def _unproved(signature: Signature, reason: str) -> Proof:

@@ -50,7 +50,7 @@ def wait_available(
         if found is not None:
             step = _step_of(found, step)
             on_step(step)
-            _raise_when_failed(name, found, step)
+            _raise_when_failed(name, found, step, ended=("UNLOADING", "END"))
         now = time.monotonic()
         if now > deadline:
             raise _too_late(control, name, version, found, step)
@@ -66,9 +66,9 @@ def _step_of(found: dict[str, Any], before: str) -> str:
     return before
 
 
-def _raise_when_failed(name: str, found: dict[str, Any], step: str) -> None:
-    failed = found.get("error_code", "OK") != "OK"
-    if not failed and found["state"] not in {"UNLOADING", "END"}:
+def _raise_when_failed(name: str, found: dict[str, Any], step: str, ended: tuple[str, ...] = ()) -> None:
+    """Raise for a version that shows an error, or is in a state of `ended`."""
+    if found.get("error_code", "OK") == "OK" and found["state"] not in ended:
         return
     reason = found.get("error_message") or f"it is {found['state']} without having been available"
     raise DeployError(f"Version {found['version']} of '{name}' cannot be served: {reason}", step=step)
@@ -110,6 +110,7 @@ def wait_serving(control: ControlClient, name: str, version: int, deadline: floa
             return int(serving)
         found = find_version(model, version)
         if found is not None:
+            # A version that was left a moment ago is first unloaded to its end, then loaded again.
             _raise_when_failed(name, found, "available")
         if time.monotonic() > deadline:
             state = "unknown" if found is None else found["state"]
