@@ -33,9 +33,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving_jupyter": ("serving_workbench", *SHARED),
 }
 HEAVY = ("tensorflow", "keras", "tensorflow_serving")
-#: The only rooms that may import TensorFlow: the processes that run models, and the export of a model that the user
-#: already holds (there inside functions only, which the tests on `sys.modules` see).
-MAY_IMPORT_HEAVY = ("serving_server.worker", "serving_server.forkserver", "serving_workbench.export")
+#: The only rooms that may import TensorFlow: the processes that run models, the export of a model that the user already
+#: holds, and the demo, which trains one (these two inside functions only, which the tests on `sys.modules` see).
+MAY_IMPORT_HEAVY = (
+    "serving_server.worker",
+    "serving_server.forkserver",
+    "serving_workbench.export",
+    "serving_workbench.demo",
+)
 
 
 @dataclass(frozen=True)
