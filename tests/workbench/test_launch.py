@@ -128,6 +128,8 @@ def test_a_stopped_process_is_killed(instance: str) -> None:
 
 def test_a_killed_server_leaves_a_record_that_is_not_believed(instance: str) -> None:
     server = sw.Server.launch(instance)
+    # A process that imports TensorFlow notices the end of the front only when it is done.
+    wait_until(lambda: server.control.status()["forkserver"]["state"] == "ready", 60, "TensorFlow's import")
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: not server.is_running(), what="the server's end")
     assert record_path(instance).exists()

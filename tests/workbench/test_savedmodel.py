@@ -98,6 +98,8 @@ def test_another_tag_set(copy: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("what", ["saved_model.pb", "variables/variables.index", "variables"])
 def test_unreadable_parts_are_named_with_their_bits(models_dir: Path, shared_tmp: Path, what: str) -> None:
     path = Path(shutil.copytree(models_dir / "half_plus_two" / "1", shared_tmp / "m"))
+    for part in path.rglob("*"):
+        part.chmod(0o755 if part.is_dir() else 0o644)
     (path / what).chmod(0o200)
     with as_ordinary_user(), pytest.raises(ExportError) as caught:
         savedmodel.validate(path)
