@@ -54,7 +54,7 @@ class Catalog:
         self.forkserver = ForkServer()
         loader = WorkerLoader(
             self.forkserver,
-            LoadOptions(tags=options.saved_model_tags, session=options.session, warmup=options.warmup),
+            LoadOptions(options.saved_model_tags, options.session, options.warmup, options.freeze),
             self.batching,
         )
         self.manager = Manager(
@@ -159,6 +159,10 @@ class Catalog:
         for _, served in self._served(name):
             if served.batching != parameters:
                 served.batching = parameters
+
+    def frozen(self, name: str) -> dict[int, list[str]]:
+        """Return which signatures of each AVAILABLE version run with constants in place of variables."""
+        return {view.version: list(served.frozen) for view, served in self._served(name)}
 
     # -- what is loaded ------------------------------------------------------------------------------------------------
 

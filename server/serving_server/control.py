@@ -205,6 +205,7 @@ class Control:
 
     def _model(self, name: str) -> dict[str, Any]:
         manager = self._catalog.manager
+        frozen = self._catalog.frozen(name)
         return {
             "name": name,
             "base_path": str(self._catalog.base_path(name)),
@@ -212,7 +213,7 @@ class Control:
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
             "batching": self._batching_json(name),
-            "versions": [_version(view) for view in manager.versions(name)],
+            "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in manager.versions(name)],
         }
 
 

@@ -129,6 +129,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         saved_model_tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag),
         session=_session(values),
         warmup=values["enable_model_warmup"],
+        freeze=values["freeze_variables"],
         num_load_threads=values["num_load_threads"] or 4,
         max_load_retries=max(0, values["max_num_load_retries"]),
         load_retry_interval=values["load_retry_interval_micros"] / 1e6,

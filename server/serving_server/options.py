@@ -69,6 +69,7 @@ class ServerOptions:
     saved_model_tags: tuple[str, ...] = ("serve",)
     session: Mapping[str, int] = dataclasses.field(default_factory=dict)
     warmup: bool = True
+    freeze: bool = True
     num_load_threads: int = 4
     max_load_retries: int = 5
     load_retry_interval: float = 60.0

@@ -52,6 +52,8 @@ class LoadOptions:
         Thread counts (`serving_server.worker.model.SessionOptions`).
     warmup : bool
         Replay warmup records before a version is AVAILABLE.
+    freeze : bool
+        Make variables constants where that is provably harmless.
     lanes : int
         Runs at once per version when batching is off.
     """
@@ -59,6 +61,7 @@ class LoadOptions:
     tags: tuple[str, ...] = ("serve",)
     session: Mapping[str, int] = dataclasses.field(default_factory=dict)
     warmup: bool = True
+    freeze: bool = True
     lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
 
 
@@ -73,6 +76,8 @@ class ServedVersion:
         All of the MetaGraphDef's, by name; set once loaded.
     signature_defs : message
         The same as `SignatureDefMap`, for metadata answers.
+    frozen : tuple of str
+        Signatures that run with constants in place of variables.
     statistics : Statistics
     """
 
@@ -82,6 +87,7 @@ class ServedVersion:
         self.path = path
         self.signatures: dict[str, Signature] = {}
         self.signature_defs: Any = SignatureDefMap()
+        self.frozen: tuple[str, ...] = ()
         self.statistics = Statistics()
         self._loop = asyncio.get_running_loop()
         self._options = options
@@ -129,6 +135,7 @@ class ServedVersion:
             "tags": list(self._options.tags),
             "session": dict(self._options.session),
             "warmup": self._options.warmup,
+            "freeze": self._options.freeze,
         }
         try:
             fds = [theirs.fileno()]
@@ -152,6 +159,7 @@ class ServedVersion:
         if event == "step":
             self._on_step(message["step"])
         elif event == "ready":
+            self.frozen = tuple(message["frozen"])
             self.signature_defs = SignatureDefMap.FromString(base64.b64decode(message["signatures"]))
             try:
                 self.signatures = parse_signatures(self.signature_defs.signature_def)

@@ -11,13 +11,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serving_server.channel.buffers import SharedBuffer
 from serving_server.channel.lines import BlockingLines
 from serving_server.errors import ServingError
-from serving_server.signatures import parse_signatures
+from serving_server.signatures import INIT_SIGNATURES, Signature, parse_signatures
+from serving_server.tensors import Array
 from serving_server.worker import warmup
 from serving_server.worker.lane import Lane
 from serving_server.worker.model import Model, as_serving_error
@@ -26,6 +28,9 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
+#: Warmup records that frozen answers are compared on; each runs twice.
+_MAX_SAMPLES: Final = 20
+
 
 def run(spec: dict[str, Any], fds: list[int]) -> int:
     """Run a worker in this freshly forked process.
@@ -33,7 +38,8 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     Parameters
     ----------
     spec : dict
-        ``model``, ``version``, ``path``, ``tags``, ``session`` (see `worker.model.SessionOptions`), ``warmup``.
+        ``model``, ``version``, ``path``, ``tags``, ``session`` (see `worker.model.SessionOptions`), ``warmup``,
+        ``freeze``.
     fds : list of int
         The control socket, then three per lane: packet socket, request buffer, response buffer.
 
@@ -60,11 +66,15 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
         control.send({"event": "step", "step": "load"})
         model = Model(path, spec["tags"], spec["session"])
         definitions = model.signature_defs()
-        if spec["warmup"]:
-            control.send({"event": "step", "step": "warmup"})
-            count = warmup.replay(model, parse_signatures(definitions.signature_def), path)
-            if count:
-                log.info("replayed %d warmup records of %s", count, path)
+        signatures = parse_signatures(definitions.signature_def)
+        requests = warmup.read(signatures, path) if spec["warmup"] else []
+        frozen: tuple[str, ...] = ()
+        if spec["freeze"]:
+            frozen = _freeze(model, signatures, requests)
+        control.send({"event": "step", "step": "warmup"})
+        warmup.replay(model, requests)
+        if requests:
+            log.info("replayed %d warmup records of %s", len(requests), path)
     except Exception as error:
         known = as_serving_error(error)
         if not isinstance(error, ServingError):
@@ -78,6 +88,7 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     control.send(
         {
             "event": "ready",
+            "frozen": list(frozen),
             "seconds": time.monotonic() - started,
             "signatures": base64.b64encode(definitions.SerializeToString()).decode(),
         }
@@ -87,6 +98,24 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
         loaded.clear()
         while additions:
             _add_lanes(model, additions.pop(0))
+
+
+def _freeze(
+    model: Model, signatures: dict[str, Signature], requests: Sequence[warmup.WarmupRequest]
+) -> tuple[str, ...]:
+    samples: dict[str, list[dict[str, Array]]] = {}
+    for request in requests[:_MAX_SAMPLES]:
+        samples.setdefault(request.signature.name, []).append(request.inputs)
+    try:
+        frozen = model.freeze(signatures, samples)
+    except Exception:
+        # It is an optimization: a graph that the converter does not understand is served as it is.
+        log.exception("freezing failed; the variables are served as they are")
+        return ()
+    for name, reason in frozen.reasons.items():
+        if name not in INIT_SIGNATURES:
+            log.info('signature "%s" is not frozen: %s', name, reason)
+    return frozen.signatures
 
 
 def _add_lanes(model: Model, fds: list[int]) -> None:

@@ -6,7 +6,7 @@ Errors leave as `ServingError` with TensorFlow Serving's codes and texts where i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from serving_server.errors import (
     StatusCode,
     UnimplementedError,
 )
+from serving_server.signatures import INIT_SIGNATURES, Signature
+from serving_server.tensors import Array
 from serving_server.wire.messages import SignatureDefMap
+from serving_server.worker.freeze import Frozen, freeze
 from serving_server.worker.statefulness import keeps_feeds
 
 __all__ = ["Model", "Runnable", "SessionOptions", "as_serving_error", "check_folder"]
@@ -120,9 +123,12 @@ class Model:
     def __init__(self, path: Path, tags: Sequence[str], options: SessionOptions) -> None:
         check_folder(path)
         self.graph = tf.Graph()
+        self.frozen: Frozen | None = None
+        self._frozen_tensors: set[str] = set()
         self._lock = threading.Lock()
         self._runnables: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Runnable, bool]] = {}
-        self.session = tf.compat.v1.Session(graph=self.graph, config=_config(options))
+        self._config = _config(options)
+        self.session = tf.compat.v1.Session(graph=self.graph, config=self._config)
         try:
             with self.graph.as_default():
                 self._meta_graph = SavedModelLoader(str(path)).load(self.session, list(tags))
@@ -144,6 +150,20 @@ class Model:
             signatures.signature_def[name].ParseFromString(definition.SerializeToString())
         return signatures
 
+    def freeze(self, signatures: Mapping[str, Signature], samples: Mapping[str, Sequence[dict[str, Array]]]) -> Frozen:
+        """Answer from a graph with constants in place of variables, where `worker.freeze` can prove it equal.
+
+        Called once, before any `runnable`. When every signature is frozen the original's variables are given back.
+        """
+        self.frozen = frozen = freeze(self.session, self._config, signatures, samples)
+        for name in frozen.signatures:
+            signature = signatures[name]
+            for spec in (*signature.inputs.values(), *signature.outputs.values()):
+                self._frozen_tensors.add(spec.tensor_name)
+        if frozen.session is not None and not set(signatures) - set(frozen.signatures) - INIT_SIGNATURES:
+            self.session.close()
+        return frozen
+
     def runnable(self, feeds: Sequence[str], fetches: Sequence[str]) -> tuple[Runnable, bool]:
         """Return a function from arrays (in the order of `feeds`) to arrays, and whether it may keep its feeds.
 
@@ -159,10 +179,12 @@ class Model:
             found = self._runnables.get(key)
             if found is None:
                 options = config_pb2.CallableOptions(feed=key[0], fetch=key[1])
+                frozen = self.frozen is not None and self._frozen_tensors.issuperset((*feeds, *fetches))
+                session = self.frozen.session if self.frozen is not None and frozen else self.session
                 try:
                     # The public `make_callable` adds 80 us of Python per call; this is what it is built on.
-                    made = self.session._make_callable_from_options(options)
+                    made = session._make_callable_from_options(options)
                 except Exception as error:
                     raise as_serving_error(error) from error
-                found = self._runnables[key] = (made, keeps_feeds(self.graph, key[1]))
+                found = self._runnables[key] = (made, not frozen and keeps_feeds(self.graph, key[1]))
             return found

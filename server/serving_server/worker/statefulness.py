@@ -1,4 +1,4 @@
-"""Decide whether a graph may keep a tensor that it was fed after the call returns.
+"""What state a graph touches: whether it may keep a tensor that it was fed, and whether it only reads variables.
 
 Feeds are views of shared memory that the next batch overwrites. Most graphs read their feeds and forget them. One that
 assigns a feed to a variable or puts it into a table or queue may hold on to that very memory, because TensorFlow
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tensorflow.python.framework import op_def_registry
 
-__all__ = ["keeps_feeds"]
+__all__ = ["keeps_feeds", "only_reads_variables", "stateful_ops"]
 
 #: Stateful ops that read state, make handles, call functions or draw numbers, and never store an input tensor.
 _HARMLESS: Final = frozenset(
@@ -66,6 +66,26 @@ _HARMLESS: Final = frozenset(
 )
 
 
+#: What freezing replaces: handles of variables and reads of them.
+_READS_VARIABLES: Final = frozenset(
+    {
+        "VarHandleOp",
+        "ReadVariableOp",
+        "VariableShape",
+        "ResourceGather",
+        "ResourceGatherNd",
+        "Variable",
+        "VariableV2",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "PartitionedCall",
+        "StatefulPartitionedCall",
+        "Assert",
+        "NoOp",
+    }
+)
+
+
 def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
     """Whether anything between the feeds and these fetches may store a tensor beyond the call.
 
@@ -80,7 +100,21 @@ def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
     Walks the graph backwards from the fetches, then every function reachable from there. An unknown stateful op counts
     as one that keeps: the cost of being wrong that way is one copy.
     """
+    return any(op_type not in _HARMLESS for op_type in stateful_ops(graph, fetches))
+
+
+def only_reads_variables(graph: Any, fetches: Sequence[str]) -> str | None:
+    """Return None when these fetches touch no state but variables that they read; else what is in the way."""
+    for op_type in stateful_ops(graph, fetches):
+        if op_type not in _READS_VARIABLES:
+            return f"it uses {op_type}"
+    return None
+
+
+def stateful_ops(graph: Any, fetches: Sequence[str]) -> set[str]:
+    """Return the types of all stateful ops between the feeds and these fetches, functions included."""
     functions = _functions(graph)
+    found: set[str] = set()
     seen_ops: set[str] = set()
     called: set[str] = set()
     pending = [graph.as_graph_element(name).op for name in fetches]
@@ -89,8 +123,8 @@ def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
         if op.name in seen_ops:
             continue
         seen_ops.add(op.name)
-        if _keeps(op.type):
-            return True
+        if _stateful(op.type):
+            found.add(op.type)
         called |= _callees(op.node_def)
         pending += [tensor.op for tensor in op.inputs]
         pending += op.control_inputs
@@ -99,10 +133,10 @@ def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
         name = (called - done).pop()
         done.add(name)
         for node in functions.get(name, ()):
-            if _keeps(node.op) and node.op not in functions:
-                return True
+            if _stateful(node.op):
+                found.add(node.op)
             called |= _callees(node)
-    return False
+    return found
 
 
 def _functions(graph: Any) -> dict[str, Any]:
@@ -119,9 +153,7 @@ def _callees(node: Any) -> set[str]:
     return names
 
 
-def _keeps(op_type: str) -> bool:
-    if op_type in _HARMLESS:
-        return False
+def _stateful(op_type: str) -> bool:
     definition = op_def_registry.get(op_type)
     # Functions called by their own name are not registered; their bodies are walked.
     return definition is not None and bool(definition.is_stateful)

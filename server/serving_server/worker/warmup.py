@@ -6,7 +6,8 @@ The file is TensorFlow Serving's: `assets.extra/tf_serving_warmup_requests`, a T
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +15,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from serving_server.errors import InvalidArgumentError, ServingError, StatusCode, UnimplementedError
-from serving_server.inputs import check_inputs, select_outputs, signature_of
+from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
 from serving_server.signatures import Signature
-from serving_server.tensors import TensorParsingError, to_array
+from serving_server.tensors import Array, TensorParsingError, to_array
 from serving_server.wire.messages import PredictionLog
 from serving_server.worker.model import Model, as_serving_error
 
-__all__ = ["MAX_RECORDS", "replay", "warmup_file"]
+__all__ = ["MAX_RECORDS", "WarmupRequest", "read", "replay", "warmup_file"]
 
 MAX_RECORDS: Final = 1000
 
@@ -47,18 +48,27 @@ def _records(path: Path) -> Iterator[Any]:
         raise ServingError(msg, StatusCode.DATA_LOSS) from error
 
 
-def replay(model: Model, signatures: dict[str, Signature], version_folder: Path) -> int:
-    """Run every recorded request once and return how many there were (0 without a file).
+@dataclasses.dataclass(frozen=True, slots=True)
+class WarmupRequest:
+    """One recorded Predict request, checked against its signature."""
+
+    signature: Signature
+    inputs: dict[str, Array]
+    outputs: Sequence[str]
+
+
+def read(signatures: Mapping[str, Signature], version_folder: Path) -> list[WarmupRequest]:
+    """Return every recorded request of a version; none without a file.
 
     Raises
     ------
     ServingError
-        When a record cannot be read or fails: the version must not become AVAILABLE.
+        When a record cannot be read or does not fit the model: the version must not become AVAILABLE.
     """
     path = warmup_file(version_folder)
     if not path.exists():
-        return 0
-    count = 0
+        return []
+    requests = []
     for entry in _records(path):
         kind = entry.WhichOneof("log_type")
         if kind is None:
@@ -66,23 +76,38 @@ def replay(model: Model, signatures: dict[str, Signature], version_folder: Path)
         if kind != "predict_log":
             number = entry.DESCRIPTOR.fields_by_name[kind].number
             raise UnimplementedError(f"Unsupported log_type for warmup: {number}")
-        _run(model, signatures, entry.predict_log.request)
-        count += 1
-    return count
+        requests.append(_read_one(signatures, entry.predict_log.request))
+    return requests
 
 
-def _run(model: Model, signatures: dict[str, Signature], request: Any) -> None:
+def _read_one(signatures: Mapping[str, Signature], request: Any) -> WarmupRequest:
     signature = signature_of(signatures, request.model_spec.signature_name)
     check_inputs(signature, request.inputs.keys())
     outputs = select_outputs(signature, request.output_filter)
-    try:
-        arrays = {alias: to_array(proto) for alias, proto in request.inputs.items()}
-    except TensorParsingError as error:
-        raise InvalidArgumentError(f"tensor parsing error: {error}") from error
-    arrays = {**{k: v for k, v in signature.defaults.items() if k not in arrays}, **arrays}
-    feeds = [signature.inputs[alias].tensor_name for alias in arrays]
-    runnable, _ = model.runnable(feeds, [signature.outputs[alias].tensor_name for alias in outputs])
-    try:
-        runnable(*arrays.values())
-    except Exception as error:
-        raise as_serving_error(error) from error
+    given = {}
+    for alias, proto in request.inputs.items():
+        try:
+            given[alias] = to_array(proto)
+        except TensorParsingError as error:
+            raise InvalidArgumentError(f"tensor parsing error: {alias} ({error})") from error
+    inputs = {alias: given[alias] if alias in given else signature.defaults[alias] for alias in signature.inputs}
+    check_dtypes(signature, inputs)
+    return WarmupRequest(signature, inputs, outputs)
+
+
+def replay(model: Model, requests: Sequence[WarmupRequest]) -> None:
+    """Run each request once.
+
+    Raises
+    ------
+    ServingError
+        When one fails.
+    """
+    for request in requests:
+        feeds = [request.signature.inputs[alias].tensor_name for alias in request.inputs]
+        fetches = [request.signature.outputs[alias].tensor_name for alias in request.outputs]
+        runnable, _ = model.runnable(feeds, fetches)
+        try:
+            runnable(*request.inputs.values())
+        except Exception as error:
+            raise as_serving_error(error) from error

@@ -1,0 +1,176 @@
+"""Turn variables into constants at load, where that is provably harmless: TensorFlow can then fold and pre-pack them.
+
+Measured gains are in the README's table. A signature is frozen when nothing between its inputs and outputs writes
+state or uses any resource but variables it reads, and when its frozen answers to sample inputs equal the original's.
+Everything else runs as it was loaded. TensorFlow Serving does not do this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_from_session_graph
+
+from serving_server.signatures import INIT_SIGNATURES, Signature
+from serving_server.tensors import Array
+from serving_server.worker.statefulness import only_reads_variables
+
+__all__ = ["TOLERANCE", "Frozen", "draw_sample", "freeze"]
+
+log = logging.getLogger(__name__)
+
+#: Frozen answers may differ from the original's by so much of the largest value of an output. Folding and pre-packing
+#: change the order of float32 sums: a 53-layer network differs by 7e-6, so equal to the bit is more than can be asked.
+TOLERANCE: Final = 1e-5
+
+#: 16-bit floats keep 3 (bfloat16: 2) digits; a changed order of sums shows in the last one.
+_COARSE: Final = {"float16": 2e-3, "bfloat16": 2e-2}
+
+#: A GraphDef cannot be over 2 GB, and while both graphs are there the weights are in memory three times. Bytes.
+_MAX_BYTES: Final = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    """The frozen twin of a graph.
+
+    Attributes
+    ----------
+    session : tf.compat.v1.Session
+    signatures : tuple of str
+        Which signatures it answers.
+    reasons : mapping of str to str
+        For every other signature, why not.
+    """
+
+    session: Any
+    signatures: tuple[str, ...]
+    reasons: Mapping[str, str]
+
+
+def freeze(
+    session: Any, config: Any, signatures: Mapping[str, Signature], samples: Mapping[str, Sequence[dict[str, Array]]]
+) -> Frozen:
+    """Make the frozen twin of a session's graph.
+
+    Parameters
+    ----------
+    session : tf.compat.v1.Session
+        Loaded and initialized.
+    config : tf.compat.v1.ConfigProto
+        For the new session.
+    signatures : mapping of str to Signature
+    samples : mapping of str to list of inputs by alias
+        Real inputs by signature, such as warmup records; where there are none they are drawn.
+    """
+    graph = session.graph
+    reasons: dict[str, str] = {}
+    candidates: dict[str, Signature] = {}
+    for name, signature in signatures.items():
+        reason = _why_not(graph, name, signature)
+        if reason is None:
+            candidates[name] = signature
+        else:
+            reasons[name] = reason
+    if candidates and (size := _variable_bytes(graph)) > _MAX_BYTES:
+        reasons |= dict.fromkeys(candidates, f"its variables take {size / 1e6:.0f} MB, over {_MAX_BYTES / 1e6:.0f}")
+        candidates = {}
+    if not candidates:
+        return Frozen(None, (), reasons)
+    twin = _convert(session, config, candidates)
+    for name in list(candidates):
+        reason = _differs(session, twin, candidates[name], samples.get(name, ()))
+        if reason is not None:
+            reasons[name] = reason
+            del candidates[name]
+    if not candidates:
+        twin.close()
+        return Frozen(None, (), reasons)
+    return Frozen(twin, tuple(candidates), reasons)
+
+
+def _why_not(graph: Any, name: str, signature: Signature) -> str | None:
+    if name in INIT_SIGNATURES or not signature.outputs:
+        return "it has no outputs"
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
+    if any(spec.dtype is None or not spec.tensor_name for spec in specs):
+        return "it has sparse, composite or unsupported tensors"
+    return only_reads_variables(graph, [spec.tensor_name for spec in signature.outputs.values()])
+
+
+def _variable_bytes(graph: Any) -> int:
+    total = 0
+    for variable in graph.get_collection(tf.compat.v1.GraphKeys.GLOBAL_VARIABLES):
+        total += (variable.shape.num_elements() or 0) * variable.dtype.base_dtype.size
+    return total
+
+
+def _convert(session: Any, config: Any, signatures: Mapping[str, Signature]) -> Any:
+    wanted = {
+        spec.tensor_name.split(":")[0]
+        for signature in signatures.values()
+        for spec in (*signature.outputs.values(), *signature.inputs.values())
+    }
+    # A copy, as the converter prunes it; inputs are kept although an output may not need them: clients feed them.
+    definition = session.graph.as_graph_def(add_shapes=True)
+    frozen = convert_variables_to_constants_from_session_graph(session, definition, sorted(wanted))
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(frozen, name="")
+    return tf.compat.v1.Session(graph=graph, config=config)
+
+
+def _differs(session: Any, twin: Any, signature: Signature, samples: Sequence[dict[str, Array]]) -> str | None:
+    """Return why the frozen answers may not be used; None when they agree on all samples."""
+    feeds = [spec.tensor_name for spec in signature.inputs.values()]
+    fetches = [spec.tensor_name for spec in signature.outputs.values()]
+    options = tf.compat.v1.RunOptions
+    for sample in samples or [draw_sample(signature, rows) for rows in (1, 3)]:
+        values = dict(zip(feeds, (sample[alias] for alias in signature.inputs), strict=True))
+        try:
+            expected = session.run(fetches, values, options=options())
+            got = twin.run(fetches, values, options=options())
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            return f"no sample input to prove it with: {str(error).splitlines()[0][:200]}"
+        for alias, a, b in zip(signature.outputs, expected, got, strict=True):
+            if not _same(np.asarray(a), np.asarray(b)):
+                return f'output "{alias}" differs on a sample input'
+    return None
+
+
+def _same(expected: Array, got: Array) -> bool:
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return False
+    kind = expected.dtype.name
+    if expected.dtype.kind not in "fc" and kind not in _COARSE:
+        return bool((expected == got).all())
+    wide: Any = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(wide), got.astype(wide)
+    finite = np.abs(a[np.isfinite(a)])
+    atol = _COARSE.get(kind, TOLERANCE) * (finite.max() if finite.size else 0.0)
+    return bool(np.allclose(b, a, rtol=0, atol=atol, equal_nan=True))
+
+
+def draw_sample(signature: Signature, rows: int) -> dict[str, Array]:
+    """Return inputs that fit a signature: `rows` for the first unknown dimension, 2 for the others.
+
+    Floats are normal, integers 0 or 1 (an index into any table of two rows), strings short.
+    """
+    rng = np.random.default_rng(rows)
+    sample: dict[str, Array] = {}
+    for alias, spec in signature.inputs.items():
+        assert spec.dtype is not None
+        open_shape = (-1,) if spec.shape is None else spec.shape
+        shape = tuple((rows if index == 0 else 2) if size < 0 else size for index, size in enumerate(open_shape))
+        if spec.dtype.is_string:
+            sample[alias] = np.full(shape, b"sample", dtype=object)
+        elif spec.dtype.numpy.kind in "iub":
+            sample[alias] = rng.integers(0, 2, shape).astype(spec.dtype.numpy)
+        else:
+            sample[alias] = rng.standard_normal(shape).astype(spec.dtype.numpy)
+    return sample
