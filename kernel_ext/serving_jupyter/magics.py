@@ -105,8 +105,9 @@ class ServeMagics(Magics):
         served = _handle(arguments.name or _only_model(arguments.instance), arguments.instance)
         before = served.serving_version
         now = served.rollback(to=arguments.to)
-        print(f"{served.name}: version {now} answers (before: {before}).")
-        return served.status()
+        table = served.status()
+        table.title = f"{served.name}: version {now} answers (before: {before})"
+        return table
 
     def _stop(self, arguments: argparse.Namespace) -> None:
         if arguments.name is not None:
@@ -168,6 +169,7 @@ def _usage_error(error: sw.WorkbenchError) -> UsageError:
     first, _, rest = error.message.partition("\n")
     if rest:
         print(rest, file=sys.stderr)
-    notes = getattr(error, "__notes__", [])
-    line = " ".join(" ".join(part.split()) for part in (first, error.hint or "", *notes) if part)
+    parts = [first, error.hint, *getattr(error, "__notes__", [])]
+    sentences = [" ".join(part.split()) for part in parts if part]
+    line = " ".join(text if text[-1:] in ".:!?" else f"{text}." for text in sentences)
     return UsageError(f"{error.step}: {line}" if error.step else line)

@@ -1,0 +1,100 @@
+"""How a magic line becomes arguments."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.error import UsageError
+
+from serving_jupyter.expressions import Braced, Expression, evaluate, split
+
+
+class Shell:
+    """As much of IPython's shell as `evaluate` uses."""
+
+    def __init__(self, **namespace: object) -> None:
+        self.namespace = namespace
+
+    def ev(self, source: str) -> object:
+        return eval(source, dict(self.namespace))
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("", []),
+        ("  model  --name digits ", ["model", "--name", "digits"]),
+        ("model --name=digits", ["model", "--name", "digits"]),
+        ("model --name=", ["model", "--name", ""]),
+        ("'my model' \"a \\\" b\" it\\'s", ["my model", 'a " b', "it's"]),
+        ("''", [""]),
+        ("a'b'c", ["abc"]),
+        ("'{x}'", ["{x}"]),
+        ("über/ordner", ["über/ordner"]),
+    ],
+)
+def test_plain_arguments(line: str, arguments: list[str]) -> None:
+    found = split(line)
+    assert found == arguments
+    assert not any(isinstance(each, Braced) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("argument", "sources"),
+    [
+        ("{model}", ["model"]),
+        ("{ models['a b'] }", ["models['a b']"]),
+        ("{{'serving_default': f}}", ["{'serving_default': f}"]),
+        ('{pick("}")}', ['pick("}")']),
+        ('{f"{a}{b}"}', ['f"{a}{b}"']),
+        ("{[x for x in (1, 2)][-1]}", ["[x for x in (1, 2)][-1]"]),
+    ],
+)
+def test_an_expression_is_one_argument(argument: str, sources: list[str]) -> None:
+    found = split(f"--first {argument} --last")
+    assert [found[0], found[2]] == ["--first", "--last"]
+    assert isinstance(found[1], Braced)
+    assert found[1].parts == tuple(map(Expression, sources))
+
+
+def test_an_expression_after_an_equals_sign_stays_an_object() -> None:
+    flag, value = split("--sample={x[:1]}")
+    assert flag == "--sample"
+    assert evaluate(value, Shell(x=[1, 2])) == [1]
+
+
+def test_text_around_expressions_makes_text() -> None:
+    (value,) = split("{root}/digits-{n + 1}")
+    assert evaluate(value, Shell(root="models", n=1)) == "models/digits-2"
+    assert isinstance(value, Braced)
+    assert value.variable is None
+
+
+def test_plain_text_means_itself() -> None:
+    assert evaluate("model", Shell(model=1)) == "model"
+
+
+def test_a_variable_in_braces_is_known_by_its_name() -> None:
+    (value,) = split("{ status }")
+    assert isinstance(value, Braced)
+    assert value.variable == "status"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("model 'a b", "The quote ' is not closed: 'a b"),
+        ("{model", "The brace is not closed: {model"),
+        ("{1 +} x", r"\{1 \+\} is no Python expression"),
+        ("{}", r"\{\} is no Python expression"),
+        ("{x = 1}", r"\{x = 1\} is no Python expression"),
+    ],
+)
+def test_what_cannot_be_split_says_why(line: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split(line)
+
+
+def test_a_failing_expression_is_named_with_its_error() -> None:
+    (value,) = split("{1/0}")
+    with pytest.raises(UsageError, match=r"^\{1/0\} fails: ZeroDivisionError: division by zero$"):
+        evaluate(value, Shell())
