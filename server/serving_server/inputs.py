@@ -137,7 +137,8 @@ def select_outputs(signature: Signature, output_filter: Sequence[str]) -> Sequen
         if alias in seen:
             raise InvalidArgumentError(f"duplicate output tensor alias: {alias}")
         seen.add(alias)
-    return tuple(output_filter)
+    # In the signature's order: filters that differ in order only share batches.
+    return tuple(alias for alias in signature.outputs if alias in seen)
 
 
 def shape_hint(signature: Signature, arrays: Mapping[str, Array]) -> str:

@@ -191,7 +191,8 @@ def test_one_bad_request_does_not_spoil_its_batch(batching_server: ServerProcess
             "bad_output_batch",
             {"x": np.zeros((3, 4), np.float32)},
             "",
-            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors",
+            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+            "tensors",
             'output "y" has 4, the inputs 3',
         ),
     ],
@@ -299,3 +300,40 @@ def test_bad_parameters_are_refused_and_change_nothing(batching_server: ServerPr
     assert status == 400
     assert text in answer["error"]
     assert batching_server.control("GET", "/models/half_plus_two/batching") == (200, before)
+
+
+def test_a_request_larger_than_a_batch_is_split_and_joined_when_asked_for(batching_server: ServerProcess) -> None:
+    _set(
+        batching_server,
+        "half_plus_two",
+        max_batch_size=20,
+        enable_large_batch_splitting=True,
+        max_execution_batch_size=4,
+        batch_timeout_micros=0,
+    )
+    values = [float(v) for v in range(18)]
+    sizes, outputs = _new_sizes(
+        batching_server, "half_plus_two", lambda: batching_server.predict("half_plus_two", _x(*values))
+    )
+    assert outputs["y"].tolist() == [value * 0.5 + 3 for value in values]
+    assert sizes == {4: 4, 2: 1}
+    with pytest.raises(grpc.RpcError, match="Task size 21 is larger than maximum input batch size 20"):
+        batching_server.predict("half_plus_two", {"x": np.zeros(21, np.float32)})
+    _set(batching_server, "half_plus_two", enable_large_batch_splitting=False, max_execution_batch_size=None)
+
+
+def test_an_error_in_one_piece_of_a_split_request_fails_it_once(batching_server: ServerProcess) -> None:
+    split = {"enable_large_batch_splitting": True, "max_execution_batch_size": 2}
+    _set(batching_server, "fails", max_batch_size=20, **split)
+    answers = _together(batching_server, "fails", [_x(1, 2, 3, 13, 5, 6), _x(7, 8, 9)])
+    assert isinstance(answers[0], grpc.RpcError)
+    assert "input 13 is not allowed" in str(answers[0])
+    assert next(iter(answers[1].values())).tolist() == [7.0, 8.0, 9.0]
+    _set(batching_server, "fails", enable_large_batch_splitting=False, max_execution_batch_size=None)
+
+
+def test_an_idle_version_need_not_wait_for_the_timeout(batching_server: ServerProcess) -> None:
+    """With a timeout longer than the client's deadline, an answer shows that it was not waited for."""
+    _set(batching_server, "half_plus_two", batch_timeout_micros=60_000_000, skip_timeout_when_idle=True)
+    assert batching_server.predict("half_plus_two", _x(1), timeout=5)["y"].tolist() == [3.5]
+    _set(batching_server, "half_plus_two", skip_timeout_when_idle=False)

@@ -30,6 +30,12 @@ class BatchingParameters:
         Increasing; batches are padded up to one of them. Empty: any size.
     pad_variable_length_inputs : bool
         Pad dimensions 1.. of inputs to the largest in the batch.
+    enable_large_batch_splitting : bool
+        Cut a request that is larger than a batch, and join its answers.
+    max_execution_batch_size : int or None
+        Limit in rows of a batch when splitting, while `max_batch_size` limits the request; None: `max_batch_size`.
+    skip_timeout_when_idle : bool
+        Ours, off by default: while no batch of the version is running, do not wait for the timeout.
     """
 
     max_batch_size: int = 1000
@@ -38,6 +44,9 @@ class BatchingParameters:
     num_batch_threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
+    enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int | None = None
+    skip_timeout_when_idle: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -53,16 +62,34 @@ class BatchingParameters:
         if any(not isinstance(size, int) or size < 1 for size in sizes) or list(sizes) != sorted(set(sizes)):
             msg = f"allowed_batch_sizes must be positive and in increasing order; was {list(sizes)}"
             raise InvalidArgumentError(msg)
-        if sizes and sizes[-1] != self.max_batch_size:
+        self._check_execution_size()
+        if sizes and sizes[-1] != self.batch_limit:
+            limit = "max_batch_size" if self.max_execution_batch_size is None else "max_execution_batch_size"
             msg = (
-                "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
-                f"{sizes[-1]}; expected {self.max_batch_size}"
+                f"Last entry in allowed_batch_sizes must match {limit}; last entry was "
+                f"{sizes[-1]}; expected {self.batch_limit}"
             )
             raise InvalidArgumentError(msg)
-        pad: Any = self.pad_variable_length_inputs
-        if not isinstance(pad, bool):
-            msg = f"pad_variable_length_inputs must be true or false; was {pad!r}"
+        for name in ("pad_variable_length_inputs", "enable_large_batch_splitting", "skip_timeout_when_idle"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidArgumentError(f"{name} must be true or false; was {getattr(self, name)!r}")
+
+    def _check_execution_size(self) -> None:
+        size: Any = self.max_execution_batch_size
+        if size is None:
+            return
+        if not self.enable_large_batch_splitting:
+            raise InvalidArgumentError("max_execution_batch_size needs enable_large_batch_splitting")
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= self.max_batch_size:
+            msg = f"max_execution_batch_size must be an integer from 1 to max_batch_size; was {size!r}"
             raise InvalidArgumentError(msg)
+
+    @property
+    def batch_limit(self) -> int:
+        """Most rows that run together."""
+        if self.max_execution_batch_size is None:
+            return self.max_batch_size
+        return self.max_execution_batch_size
 
     @classmethod
     def from_json(cls, values: Any) -> BatchingParameters:
@@ -97,13 +124,18 @@ class BatchingParameters:
         Raises
         ------
         InvalidArgumentError
-            For values out of range, and for fields that are not supported yet.
+            For values out of range.
         """
-        if message.HasField("max_execution_batch_size") or message.enable_large_batch_splitting.value:
-            raise InvalidArgumentError("enable_large_batch_splitting is not supported yet; remove it from the file")
         values: dict[str, Any] = {
             name: getattr(message, name).value
-            for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+            for name in (
+                "max_batch_size",
+                "batch_timeout_micros",
+                "max_enqueued_batches",
+                "num_batch_threads",
+                "max_execution_batch_size",
+                "enable_large_batch_splitting",
+            )
             if message.HasField(name)
         }
         values["allowed_batch_sizes"] = tuple(message.allowed_batch_sizes)

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from serving_server.batching.assembly import assemble, read_outputs, split
 from serving_server.batching.parameters import BatchingParameters
+from serving_server.batching.splitting import split_task
 from serving_server.batching.task import Task
 from serving_server.channel.lane import FrontLane
 from serving_server.channel.packets import Answer
@@ -30,11 +31,18 @@ from serving_server.errors import (
 )
 from serving_server.inputs import describe, shape_hint
 from serving_server.statistics import Statistics
+from serving_server.tensors import Array
 
 __all__ = ["MAX_WAITING", "Scheduler"]
 
 #: Requests that may wait when batching is off; more means that the server cannot keep up, and waiting only adds delay.
 MAX_WAITING: Final = 16_384
+
+#: Kinds of request that may wait at once, per version; shapes are the client's choice.
+_MAX_QUEUES: Final = 1024
+
+#: Sets of fetched tensors that the worker makes a callable of, per version.
+_MAX_CALLABLES: Final = 128
 
 #: pad_variable_length_inputs works up to this rank, as in TensorFlow Serving.
 _MAX_PADDED_RANK: Final = 6
@@ -43,6 +51,7 @@ _MAX_PADDED_RANK: Final = 6
 class _Callable(NamedTuple):
     number: int
     names: tuple[Sequence[str], Sequence[str]]
+    outputs: Sequence[str]
 
 
 class _Batch:
@@ -154,26 +163,30 @@ class Scheduler:
             batch = _Batch(made, task.created, batched=False)
             batch.add(task)
             self._single.append(batch)
+            self._pending += 1
         else:
             self._enqueue(task, made, self._parameters)
-        self._pending += 1
         self._wake()
 
     def cancel(self, task: Task) -> None:
         """Forget a request: taken out if it waits, its answer dropped if it runs."""
         if task.cancel():
             self._leave_queue(task)
+            for piece in task.pieces:
+                self.cancel(piece)
 
     def expire(self, task: Task) -> None:
         """Answer a request whose deadline has passed."""
         if task.done:
             return
-        waiting = task.batch is not None
+        waiting = task.batch is not None or any(piece.batch is not None for piece in task.pieces)
         if waiting and self._parameters is not None:
             self._answer(task, ResourceExhaustedError("Run() timeout exceeded while waiting in batching queue"))
         else:
             self._answer(task, ServingError("Timed out waiting for notification", StatusCode.DEADLINE_EXCEEDED))
         self._leave_queue(task)
+        for piece in task.pieces:
+            self.cancel(piece)
 
     def fail(self, error: ServingError) -> None:
         """Answer everything with an error and refuse what comes later: the worker is gone."""
@@ -211,9 +224,16 @@ class Scheduler:
         key = (task.signature.name, tuple(task.inputs), tuple(task.outputs))
         found = self._callables.get(key)
         if found is None:
+            # Each costs memory in the worker, and clients choose the filters: the last ones compute all outputs.
+            outputs = task.outputs if len(self._callables) < _MAX_CALLABLES else tuple(task.signature.outputs)
             feeds = [task.signature.inputs[alias].tensor_name for alias in task.inputs]
-            fetches = [task.signature.outputs[alias].tensor_name for alias in task.outputs]
-            found = self._callables[key] = _Callable(len(self._callables), (feeds, fetches))
+            fetches = [task.signature.outputs[alias].tensor_name for alias in outputs]
+            found = _Callable(len(self._callables), (feeds, fetches), outputs)
+            if outputs is task.outputs:
+                self._callables[key] = found
+            else:
+                key = (task.signature.name, tuple(task.inputs), tuple(outputs))
+                found = self._callables.setdefault(key, found)
         return found
 
     def _enqueue(self, task: Task, made: _Callable, parameters: BatchingParameters) -> None:
@@ -222,21 +242,38 @@ class Scheduler:
             inner: Hashable = tuple(array.ndim for array in task.inputs.values())
         else:
             inner = tuple(array.shape[1:] for array in task.inputs.values())
-        queue = self._queues.setdefault((made.number, inner), deque())
-        batch = queue[-1] if queue else None
-        if batch is None or batch.closed or batch.rows + task.rows > parameters.max_batch_size:
-            if len(queue) >= parameters.max_enqueued_batches:
-                msg = (
-                    "The batch scheduling queue to which this task was submitted is full; currently "
-                    f"{len(queue)} batches enqueued and max_enqueued_batches is {parameters.max_enqueued_batches}"
-                )
+        key = (made.number, inner)
+        queue = self._queues.get(key)
+        if queue is None:
+            if len(self._queues) >= _MAX_QUEUES:
+                msg = f"requests of {len(self._queues)} different shapes are waiting; the server cannot batch more"
                 raise UnavailableError(msg)
+            queue = self._queues[key] = deque()
+        limit = parameters.batch_limit
+        if task.rows <= limit:
+            self._put(queue, task, made, parameters)
+            return
+        batch = queue[-1] if queue else None
+        room = limit - batch.rows if batch is not None and not batch.closed and batch.rows < limit else limit
+        more = -(-(task.rows - room) // limit) + (room == limit)
+        if len(queue) + more > parameters.max_enqueued_batches:
+            raise UnavailableError(_queue_is_full(len(queue), parameters))
+        task.pieces = split_task(task, room, limit, self.cancel, self._settle)
+        for piece in task.pieces:
+            self._put(queue, piece, made, parameters)
+
+    def _put(self, queue: deque[_Batch], task: Task, made: _Callable, parameters: BatchingParameters) -> None:
+        batch = queue[-1] if queue else None
+        if batch is None or batch.closed or batch.rows + task.rows > parameters.batch_limit:
+            if len(queue) >= parameters.max_enqueued_batches:
+                raise UnavailableError(_queue_is_full(len(queue), parameters))
             if batch is not None:
                 batch.closed = True
             batch = _Batch(made, task.created, batched=True)
             queue.append(batch)
         batch.add(task)
-        if batch.rows >= parameters.max_batch_size:
+        self._pending += 1
+        if batch.rows >= parameters.batch_limit:
             batch.closed = True
 
     def _leave_queue(self, task: Task) -> None:
@@ -264,6 +301,8 @@ class Scheduler:
                 continue
             head = queue[0]
             due = head.created + timeout
+            if parameters.skip_timeout_when_idle and not self._running:
+                due = now
             if head.closed or due <= now:
                 queue.popleft()
                 # Queues take turns: this one goes to the end of the line.
@@ -338,7 +377,10 @@ class Scheduler:
             code, message = answer.error
             self._failed(batch, ServingError(message, StatusCode(code)))
             return
-        outputs = dict(zip(batch.tasks[0].outputs, read_outputs(answer, lane.responses), strict=True))
+        outputs = dict(zip(batch.callable.outputs, read_outputs(answer, lane.responses), strict=True))
+        wanted = batch.tasks[0].outputs
+        if len(wanted) < len(outputs):
+            outputs = {alias: outputs[alias] for alias in wanted}
         if not batch.batched:
             self._statistics.batch(_unbatched_rows(batch.tasks[0]), 0, answer.run_ns)
             parts = [outputs]
@@ -351,7 +393,7 @@ class Scheduler:
                 return
         now = self._loop.time()
         for task, part in zip(batch.tasks, parts, strict=True):
-            if task.finish(part, None):
+            if task.finish(part, None) and not task.is_piece:
                 self._statistics.request(StatusCode.OK, now - task.created)
         self._pending -= len(batch.tasks)
         self._check_idle()
@@ -378,8 +420,12 @@ class Scheduler:
         self._check_idle()
 
     def _answer(self, task: Task, error: ServingError) -> None:
-        if task.finish(None, error):
-            self._statistics.request(error.code, 0.0)
+        self._settle(task, None, error)
+
+    def _settle(self, task: Task, outputs: dict[str, Array] | None, error: ServingError | None) -> None:
+        if task.finish(outputs, error) and not task.is_piece:
+            code = StatusCode.OK if error is None else error.code
+            self._statistics.request(code, self._loop.time() - task.created)
 
     def _lane_closed(self, lane: FrontLane) -> None:
         if lane in self._free:
@@ -388,6 +434,13 @@ class Scheduler:
     def _check_idle(self) -> None:
         if self._pending == 0:
             self._on_idle()
+
+
+def _queue_is_full(enqueued: int, parameters: BatchingParameters) -> str:
+    return (
+        f"The batch scheduling queue to which this task was submitted is full; currently {enqueued} batches enqueued "
+        f"and max_enqueued_batches is {parameters.max_enqueued_batches}"
+    )
 
 
 def _rows(task: Task, parameters: BatchingParameters) -> int:

@@ -30,15 +30,31 @@ class Task:
         Size of the 0th dimension when batched; 1 otherwise.
     deadline : float or None
         On the loop's clock, seconds.
+    is_piece : bool
+        Whether it is a part of a larger request, which alone counts in the statistics.
     created : float
         When it came, on the loop's clock.
     timer : asyncio.TimerHandle or None
         Fires at the deadline; stopped by the answer.
+    pieces : sequence of Task
+        What it was cut into, when it is larger than a batch (see `serving_server.batching.splitting`).
     batch : object or None
         The waiting batch that holds it; None before and after.
     """
 
-    __slots__ = ("_on_done", "batch", "created", "deadline", "inputs", "outputs", "rows", "signature", "timer")
+    __slots__ = (
+        "_on_done",
+        "batch",
+        "created",
+        "deadline",
+        "inputs",
+        "is_piece",
+        "outputs",
+        "pieces",
+        "rows",
+        "signature",
+        "timer",
+    )
 
     def __init__(
         self,
@@ -53,7 +69,9 @@ class Task:
         self.inputs = inputs
         self.outputs = outputs
         self.rows = 1
+        self.is_piece = False
         self.batch: object | None = None
+        self.pieces: Sequence[Task] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.created = created
         self.deadline = deadline
