@@ -191,8 +191,7 @@ def test_one_bad_request_does_not_spoil_its_batch(batching_server: ServerProcess
             "bad_output_batch",
             {"x": np.zeros((3, 4), np.float32)},
             "",
-            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-            "tensors",
+            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input",
             'output "y" has 4, the inputs 3',
         ),
     ],

@@ -23,7 +23,7 @@ FAILURE = 255
 
 def _run(*flags: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "serving_server", *flags], capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "serving_server", *flags], check=False, capture_output=True, text=True, timeout=timeout
     )
 
 
@@ -108,8 +108,10 @@ def test_a_bad_batching_file_is_refused_with_its_line(tmp_path: Path, content: s
     ("content", "text"),
     [
         (
-            'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
-            'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
+            (
+                'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
+                'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }'
+            ),
             "Illegal to list model a multiple times in config list",
         ),
         (

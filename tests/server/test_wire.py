@@ -77,7 +77,12 @@ def test_descriptors_are_what_protoc_makes_of_the_proto_files() -> None:
 def test_every_message_and_field_is_the_reference_s() -> None:
     ours = _ours()
     answer = subprocess.run(
-        [sys.executable, "-c", _REFERENCE], input=json.dumps(list(ours)), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _REFERENCE],
+        input=json.dumps(list(ours)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     reference = json.loads(answer.stdout)
@@ -99,5 +104,5 @@ request.model_spec.name = "m"
 request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
 assert Ours.FromString(request.SerializeToString()).inputs["x"].tensor_shape.dim[0].size == 2
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr[-2000:]
