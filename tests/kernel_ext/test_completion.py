@@ -30,8 +30,9 @@ MODELS = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test asks anew, and waits as long as it takes: what is waited for is tested in `test_soon`."""
+def nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test asks anew, and waits as long as it takes: `test_soon` tests that nobody has to. No server runs."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setattr(completion, "_served", Soon({}, wait=10.0))
     monkeypatch.setattr(completion, "_instances", Soon([], wait=10.0))
 
@@ -60,9 +61,8 @@ def server() -> Iterator[None]:
     """The default instance serves two models."""
     answers = {"/control/v1/identity": (200, IDENTITY), "/control/v1/status": (200, {"models": MODELS})}
     with ControlStub(TOKEN, answers) as stub:
-        path = write_record("default", stub.port)
+        write_record("default", stub.port)
         yield
-        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_server_that_does_not_answer_does_not_hold_up_the_tab_key(
         assert completion.complete(session.shell, "%serve status d") == ("d", [])
         silent.settimeout(10)
         silent.accept()[0].close()
-        path.unlink()
+    path.unlink()  # so that the thread stops waiting for a server that is about to end
     wait_until(
         lambda: not any(thread.name == "serve-completion" for thread in threading.enumerate()),
         what="the end of the thread that asked",
@@ -161,4 +161,3 @@ def test_a_damaged_record_offers_nothing(session: Session) -> None:
     path = write_record("default", 1)
     path.write_text("{")
     assert completion.complete(session.shell, "%serve status d") == ("d", [])
-    path.unlink()
