@@ -1,0 +1,167 @@
+"""A real Jupyter server, and kernels that it starts: for tests of what survives what."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+from jupyter_client.blocking.client import BlockingKernelClient
+
+from tests.servers import wait_until
+
+__all__ = ["JupyterServer", "Kernel"]
+
+_TOKEN = "for-tests-only"
+
+
+class Kernel:
+    """A kernel of a Jupyter server, asked over its own sockets as the server does it for a browser."""
+
+    def __init__(self, server: JupyterServer, kernel_id: str) -> None:
+        self.id = kernel_id
+        self._server = server
+        connection = server.runtime / f"kernel-{kernel_id}.json"
+        wait_until(connection.exists, what=f"the connection file of kernel {kernel_id}")
+        self.client = BlockingKernelClient(connection_file=str(connection))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str, timeout: float = 90.0) -> str:
+        """Run a cell that must succeed; return what it printed and showed as text."""
+        shown: list[str] = []
+
+        def keep(message: dict[str, Any]) -> None:
+            content = message["content"]
+            shown.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
+            shown.extend(content.get("traceback", ()))
+
+        reply = self.client.execute_interactive(code, timeout=timeout, output_hook=keep, allow_stdin=False)
+        text = "".join(shown)
+        assert reply["content"]["status"] == "ok", f"{code}\n{text}"
+        return text
+
+    def start(self, code: str) -> str:
+        """Send a cell and return the id of the request once the kernel says that it is busy with it."""
+        request: str = self.client.execute(code)
+        wait_until(lambda: self._is_busy_with(request), what="a busy kernel")
+        return request
+
+    def _is_busy_with(self, request: str) -> bool:
+        message = self.client.get_iopub_msg(timeout=10)
+        parent, content = message["parent_header"], message["content"]
+        return parent.get("msg_id") == request and content.get("execution_state") == "busy"
+
+    def reply(self, request: str, timeout: float = 30.0) -> dict[str, Any]:
+        """The kernel's reply to the request of `start`."""
+        while True:
+            message = self.client.get_shell_msg(timeout=timeout)
+            if message["parent_header"].get("msg_id") == request:
+                content: dict[str, Any] = message["content"]
+                return content
+
+    def interrupt(self) -> None:
+        self._server.request("POST", f"/api/kernels/{self.id}/interrupt")
+
+    def restart(self) -> None:
+        self._server.request("POST", f"/api/kernels/{self.id}/restart")
+        self.client.wait_for_ready(timeout=60)
+
+    def shutdown(self) -> None:
+        self._server.request("DELETE", f"/api/kernels/{self.id}")
+        self.close()
+
+    def close(self) -> None:
+        """Close our sockets; the kernel runs on."""
+        self.client.stop_channels()
+        self.client.context.destroy()
+
+
+class JupyterServer:
+    """`jupyter server` on a free port, with a runtime folder and a home of its own; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = folder / "r"
+        self.runtime.mkdir(mode=0o700, parents=True)
+        self._url = ""
+        # Over whatever proxy the environment names, this machine would not find itself.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.env = os.environ | {"JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTER_DATA_DIR": str(folder / "data")}
+        with (folder / "jupyter.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"),
+                    *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"),
+                    f"--IdentityProvider.token={_TOKEN}",
+                ],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.env,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self) -> None:
+        info = self.runtime / f"jpserver-{self.pid}.json"
+
+        def answers() -> bool:
+            assert self.process.poll() is None, f"The Jupyter server ended.\n{self.log()}"
+            with contextlib.suppress(OSError, ValueError):
+                self._url = json.loads(info.read_text())["url"].rstrip("/")
+                self.request("GET", "/api/status")
+                return True
+            return False
+
+        wait_until(answers, 60, lambda: f"the Jupyter server\n{self.log()}")
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self._url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {_TOKEN}", "Content-Type": "application/json"},
+        )
+        with self._opener.open(request, timeout=60) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def start_kernel(self) -> Kernel:
+        return Kernel(self, self.request("POST", "/api/kernels", {"name": "python3"})["id"])
+
+    def kill(self) -> None:
+        """SIGKILL: nothing in it gets a chance to clean up."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def log(self) -> str:
+        return (self.folder / "jupyter.log").read_text(errors="replace")[-4000:]
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
