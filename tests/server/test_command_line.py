@@ -271,3 +271,13 @@ def test_a_killed_front_takes_its_processes_along(server: Any, models_dir: Path)
     wait_until(lambda: not any(p.is_running() for p in tree), 5, "forkserver and workers to follow")
     process.record_path.unlink()  # nobody was left to do it; whoever reads a record checks the pid
     Path(process.record["control"]["unix"]).unlink()
+
+
+def test_a_front_killed_during_the_import_leaves_no_forkserver(server: Any) -> None:
+    process: ServerProcess = server()
+    (forkserver,) = wait_until(lambda: psutil.Process(process.pid).children(), 5, "the forkserver")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not forkserver.is_running(), 3, "the forkserver to follow, long before its import ends")
+    process.record_path.unlink()
+    Path(process.record["control"]["unix"]).unlink()

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -21,17 +22,34 @@ from typing import Any
 from serving_server.channel.lines import BlockingLines
 
 
-def _preload() -> dict[str, Any]:
+def _preload(sock: socket.socket) -> dict[str, Any]:
     """Import everything that a worker needs, so that forks share it."""
     started = time.monotonic()
-    import tensorflow as tf
+    done = threading.Event()
+    # The import takes seconds; a front that is killed meanwhile must not leave us behind. The thread ends before the
+    # first fork: only a process with one thread can be forked safely.
+    watcher = threading.Thread(target=_leave_with_the_front, args=(sock, done), daemon=True)
+    watcher.start()
+    try:
+        import tensorflow as tf
 
-    from serving_server.worker import main as worker_main  # noqa: F401
+        from serving_server.worker import main as worker_main  # noqa: F401
+    finally:
+        done.set()
+        watcher.join()
 
     # Objects alive now are never garbage; without this the first collection in each worker would copy their pages.
     gc.collect()
     gc.freeze()
     return {"pid": os.getpid(), "tensorflow": tf.__version__, "seconds": time.monotonic() - started}
+
+
+def _leave_with_the_front(sock: socket.socket, done: threading.Event) -> None:
+    poll = select.poll()
+    poll.register(sock, 0)  # a hang-up is reported whatever is asked for, and also behind data that waits
+    while not done.is_set():
+        if poll.poll(100):
+            os._exit(0)
 
 
 def _become_worker(spec: dict[str, Any], fds: list[int]) -> None:
@@ -88,7 +106,7 @@ def main() -> int:
     for fd in wakeup:
         os.set_blocking(fd, False)
     try:
-        lines.send({"event": "ready", **_preload()})
+        lines.send({"event": "ready", **_preload(lines.sock)})
         # TensorFlow's import may install handlers of its own, so ours come after it.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup[1], warn_on_full_buffer=False)
