@@ -127,8 +127,8 @@ class Model:
         self._frozen_tensors: set[str] = set()
         self._lock = threading.Lock()
         self._runnables: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Runnable, bool]] = {}
-        self._config = _config(options)
-        self.session = tf.compat.v1.Session(graph=self.graph, config=self._config)
+        self.config = _config(options)
+        self.session = tf.compat.v1.Session(graph=self.graph, config=self.config)
         try:
             with self.graph.as_default():
                 self._meta_graph = SavedModelLoader(str(path)).load(self.session, list(tags))
@@ -155,14 +155,21 @@ class Model:
 
         Called once, before any `runnable`. When every signature is frozen the original's variables are given back.
         """
-        self.frozen = frozen = freeze(self.session, self._config, signatures, samples)
+        frozen = freeze(self.session, self.config, signatures, samples)
+        self.adopt(frozen, signatures)
+        if frozen.session is not None and not set(signatures) - set(frozen.signatures) - INIT_SIGNATURES:
+            self.session.close()
+        return frozen
+
+    def adopt(self, frozen: Frozen, signatures: Mapping[str, Signature]) -> None:
+        """Answer the signatures that `frozen` covers from it, from now on."""
+        with self._lock:
+            self._runnables.clear()
+        self.frozen = frozen
         for name in frozen.signatures:
             signature = signatures[name]
             for spec in (*signature.inputs.values(), *signature.outputs.values()):
                 self._frozen_tensors.add(spec.tensor_name)
-        if frozen.session is not None and not set(signatures) - set(frozen.signatures) - INIT_SIGNATURES:
-            self.session.close()
-        return frozen
 
     def runnable(self, feeds: Sequence[str], fetches: Sequence[str]) -> tuple[Runnable, bool]:
         """Return a function from arrays (in the order of `feeds`) to arrays, and whether it may keep its feeds.

@@ -86,6 +86,9 @@ _READS_VARIABLES: Final = frozenset(
 )
 
 
+_VARIABLES: Final = frozenset({"VarHandleOp", "Variable", "VariableV2"})
+
+
 def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
     """Whether anything between the feeds and these fetches may store a tensor beyond the call.
 
@@ -104,11 +107,12 @@ def keeps_feeds(graph: Any, fetches: Sequence[str]) -> bool:
 
 
 def only_reads_variables(graph: Any, fetches: Sequence[str]) -> str | None:
-    """Return None when these fetches touch no state but variables that they read; else what is in the way."""
-    for op_type in stateful_ops(graph, fetches):
+    """Return None when these fetches touch variables, read them only, and no other state; else what is in the way."""
+    found = stateful_ops(graph, fetches)
+    for op_type in sorted(found):
         if op_type not in _READS_VARIABLES:
             return f"it uses {op_type}"
-    return None
+    return None if found & _VARIABLES else "it has no variables"
 
 
 def stateful_ops(graph: Any, fetches: Sequence[str]) -> set[str]:
