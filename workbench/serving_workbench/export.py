@@ -147,8 +147,9 @@ def export_model(model: object, destination: Path, signatures: Mapping[str, Any]
         # TensorFlow reports a full disk as an error of its own, and a model's code may raise anything.
         if "No space left on device" in str(error):
             raise no_space_error(destination) from error
+        what = {"keras": "Keras model", "module": "tf.Module"}.get(kind, kind)
         raise ExportError(
-            f"The {kind} could not be exported: {type(error).__name__}: {_first_lines(error)}", step="export"
+            f"The {what} could not be exported: {type(error).__name__}: {_first_lines(error)}", step="export"
         ) from error
 
 
