@@ -93,6 +93,7 @@ FLAGS: Final = (
     Flag("help", False, "print this and exit", "Help"),
     Flag("freeze_variables", True, "run with constants in place of variables where provably equal", "Workbench"),
     Flag("bind_address", "0.0.0.0", "interface of both ports", "Workbench"),  # noqa: S104 - TensorFlow Serving's
+    Flag("grpc_transport", "grpcio", "own: the HTTP/2 stack of this server; grpcio: the stock one", "Workbench"),
     Flag("ephemeral_ports", False, "bind both ports to free ones and tell them in the record", "Workbench"),
     Flag("record_file", "", "write how to reach this server there (0600) and open the control channel", "Workbench"),
     Flag("record_extra", "", "JSON object to put into the record", "Workbench"),

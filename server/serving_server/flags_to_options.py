@@ -121,6 +121,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         rest_api_port=_port(values, "rest_api_port"),
         ephemeral_ports=values["ephemeral_ports"],
         grpc_socket_path=_grpc_socket(values),
+        grpc_transport=_transport(values),
         grpc_channel_arguments=_channel_arguments(values["grpc_channel_arguments"]),
         rest_api_timeout=values["rest_api_timeout_in_ms"] / 1000 if values["rest_api_timeout_in_ms"] > 0 else None,
         rest_api_cors=values["rest_api_enable_cors_support"],
@@ -166,6 +167,13 @@ def _grpc_socket(values: dict[str, Any]) -> str:
     if values["port"] == 0 and not values["ephemeral_ports"] and not path:
         raise InvalidArgumentError("server_options.grpc_port is not set.")
     return path
+
+
+def _transport(values: dict[str, Any]) -> str:
+    name: str = values["grpc_transport"]
+    if name not in {"own", "grpcio"}:
+        raise InvalidArgumentError(f"--grpc_transport={name} is unknown; there are own and grpcio")
+    return name
 
 
 def _batching(values: dict[str, Any]) -> BatchingParameters | None:

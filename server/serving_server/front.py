@@ -14,7 +14,7 @@ import secrets
 import signal
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
@@ -28,7 +28,10 @@ from serving_server.owner import OwnerWatch
 from serving_server.record import Record
 from serving_server.rest.http1 import HttpServer
 from serving_server.rest.server import RestApi
-from serving_server.transports.grpc_stock import GrpcioTransport
+
+if TYPE_CHECKING:
+    from serving_server.transports.grpc_http2 import GrpcHttp2Transport
+    from serving_server.transports.grpc_stock import GrpcioTransport
 
 __all__ = ["Front", "run_server"]
 
@@ -66,9 +69,7 @@ class Front:
         self._stopping = asyncio.Event()
         self._catalog = Catalog(options)
         inference = Inference(self._catalog.manager)
-        self._grpc = GrpcioTransport(
-            inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments
-        )
+        self._grpc = _grpc_transport(options, inference)
         self._rest = HttpServer(RestApi(inference, timeout=options.rest_api_timeout, cors=options.rest_api_cors))
         control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)
         self._control = HttpServer(control.handle)
@@ -106,10 +107,10 @@ class Front:
         options = self.options
         host = options.bind_address
         if options.port or options.ephemeral_ports:
-            port = self._grpc.bind(_address(host, 0 if options.ephemeral_ports else options.port))
+            port = await self._grpc.bind(_address(host, 0 if options.ephemeral_ports else options.port))
             self._endpoints["grpc"] = _address(_reachable(host), port)
         if options.grpc_socket_path:
-            self._grpc.bind(f"unix:{options.grpc_socket_path}")
+            await self._grpc.bind(f"unix:{options.grpc_socket_path}")
             self._endpoints.setdefault("grpc", f"unix:{options.grpc_socket_path}")
         if options.rest_api_port and options.rest_api_port == options.port and not options.ephemeral_ports:
             # As TensorFlow Serving: gRPC has the port, the server runs on without REST.
@@ -196,6 +197,19 @@ class Front:
                 await self._control.stop(1.0)
         except TimeoutError:
             log.error("the server did not end within %g s; leaving what still hangs", _STOP_SECONDS)
+
+
+def _grpc_transport(options: ServerOptions, inference: Inference) -> GrpcHttp2Transport | GrpcioTransport:
+    # Only the one in use is imported: grpcio alone costs more than all the rest of this process's imports.
+    if options.grpc_transport == "own":
+        from serving_server.transports.grpc_http2 import GrpcHttp2Transport
+
+        return GrpcHttp2Transport(
+            inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments
+        )
+    from serving_server.transports.grpc_stock import GrpcioTransport
+
+    return GrpcioTransport(inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments)
 
 
 def _address(host: str, port: int) -> str:

@@ -45,6 +45,8 @@ class ServerOptions:
         Bind both protocols to free ports and tell them in the record.
     grpc_socket_path : str
         Also listen there; empty for not.
+    grpc_transport : str
+        ``own`` or ``grpcio``.
     batching : BatchingParameters or None
         None: off.
     record_file : Path or None
@@ -61,6 +63,7 @@ class ServerOptions:
     rest_api_port: int = 0
     ephemeral_ports: bool = False
     grpc_socket_path: str = ""
+    grpc_transport: str = "grpcio"
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     rest_api_timeout: float | None = 30.0
     rest_api_cors: bool = False

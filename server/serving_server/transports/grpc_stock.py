@@ -22,12 +22,9 @@ from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
 from serving_server.wire import messages
 
-__all__ = ["GrpcioTransport", "cut_details"]
+__all__ = ["GrpcioTransport"]
 
 log = logging.getLogger(__name__)
-
-#: TensorFlow Serving cuts error details there (grpc_status_util.cc).
-_MAX_DETAILS: Final = 1024
 
 _CODES: Final = {StatusCode(code.value[0]): code for code in grpc.StatusCode}
 
@@ -35,11 +32,6 @@ _PREDICTION: Final = "tensorflow.serving.PredictionService"
 _MODEL: Final = "tensorflow.serving.ModelService"
 
 Handler = Callable[[bytes, Any], Awaitable[bytes]]
-
-
-def cut_details(message: str) -> str:
-    """Return an error text as it goes over gRPC."""
-    return message if len(message) <= _MAX_DETAILS else message[:_MAX_DETAILS] + "...TRUNCATED"
 
 
 class GrpcioTransport:
@@ -90,7 +82,7 @@ class GrpcioTransport:
             )
         )
 
-    def bind(self, address: str) -> int:
+    async def bind(self, address: str) -> int:
         """Bind ``host:port`` or ``unix:path`` and return the port.
 
         Raises
@@ -168,10 +160,10 @@ def _guarded(call: Handler) -> Handler:
         try:
             return await call(data, context)
         except ServingError as error:
-            await context.abort(_CODES[error.code], cut_details(error.message))
+            await context.abort(_CODES[error.code], codec.cut_details(error.message))
         except Exception as error:
             log.exception("a gRPC call failed inside the server")
-            await context.abort(grpc.StatusCode.INTERNAL, cut_details(f"{type(error).__name__}: {error}"))
+            await context.abort(grpc.StatusCode.INTERNAL, codec.cut_details(f"{type(error).__name__}: {error}"))
         raise AssertionError  # `abort` always raises
 
     return guarded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -14,10 +14,27 @@ from serving_server.lifecycle.states import State
 from serving_server.tensors import Array, TensorParsingError, fill_proto, to_array
 from serving_server.wire import messages
 
-__all__ = ["ServableSpec", "decode", "encode_metadata", "encode_predict", "encode_status", "predict_inputs", "target"]
+__all__ = [
+    "ServableSpec",
+    "cut_details",
+    "decode",
+    "encode_metadata",
+    "encode_predict",
+    "encode_status",
+    "predict_inputs",
+    "target",
+]
 
 #: (model, version, label)
 ServableSpec = tuple[str, int | None, str | None]
+
+#: TensorFlow Serving cuts error details there (grpc_status_util.cc).
+_MAX_DETAILS: Final = 1024
+
+
+def cut_details(message: str) -> str:
+    """Return an error text as it goes over gRPC."""
+    return message if len(message) <= _MAX_DETAILS else message[:_MAX_DETAILS] + "...TRUNCATED"
 
 
 def decode(message_class: Any, data: bytes) -> Any:
