@@ -200,7 +200,7 @@ class Front:
 
 
 def _grpc_transport(options: ServerOptions, inference: Inference) -> GrpcHttp2Transport | GrpcioTransport:
-    # Only the one in use is imported: grpcio alone costs more than all the rest of this process's imports.
+    # Only the one in use is imported.
     if options.grpc_transport == "own":
         from serving_server.transports.grpc_http2 import GrpcHttp2Transport
 
