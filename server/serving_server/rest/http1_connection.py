@@ -218,7 +218,11 @@ class Connection(asyncio.Protocol):
         if size <= _JOIN_BYTES:
             self._transport.write(b"".join(pieces))
         else:
-            self._transport.writelines([piece for piece in pieces if piece])
+            # Not `writelines`: in asyncio of Python 3.12 to 3.13.0 it never pauses the protocol, so an answer to a
+            # reader that has stopped would stay in memory for ever.
+            for piece in pieces:
+                if piece:
+                    self._transport.write(piece)
         if last:
             self._end()
         return True
