@@ -152,8 +152,9 @@ class Catalog:
 
     def set_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         """Change a model's batching, for all its versions, while requests run."""
-        self._entry(name).batching = parameters
-        self._apply_batching(name, parameters)
+        entry = self._entry(name)
+        self._apply_batching(name, parameters)  # first: what is refused there must not come into force at the next load
+        entry.batching = parameters
 
     def _apply_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         for _, served in self._served(name):

@@ -23,7 +23,7 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.scheduler import Scheduler
 from serving_server.batching.task import Task
 from serving_server.channel.lines import LineChannel, Message
-from serving_server.errors import InternalError, ServingError, StatusCode, UnavailableError
+from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 #: A worker ends at once when its control socket closes; one that does not within this is killed. Seconds.
 _END_SECONDS: Final = 5.0
+
+#: Lanes per version, however many processors or batch threads there are; runs beyond them wait. A lane is three
+#: descriptors on both sides, and all of a new worker's must fit into one message (`serving_server.channel.lines`).
+_MAX_LANES: Final = 64
 
 #: How long the end of a worker's sockets waits for the forkserver to say why it ended. Seconds.
 _REASON_SECONDS: Final = 0.3
@@ -55,7 +59,7 @@ class LoadOptions:
     freeze : bool
         Make variables constants where that is provably harmless.
     lanes : int
-        Runs at once per version when batching is off.
+        Runs at once per version when batching is off, at most 64.
     """
 
     tags: tuple[str, ...] = ("serve",)
@@ -152,7 +156,7 @@ class ServedVersion:
         await self._loaded
 
     def _lanes_for(self, batching: BatchingParameters | None) -> int:
-        return max(self._options.lanes, batching.num_batch_threads if batching is not None else 0)
+        return min(_MAX_LANES, max(self._options.lanes, batching.num_batch_threads if batching is not None else 0))
 
     def _on_message(self, message: Message) -> None:
         event = message["event"]
@@ -196,12 +200,15 @@ class ServedVersion:
     def batching(self, value: BatchingParameters | None) -> None:
         if self._scheduler is None or self._control is None:
             return
-        missing = self._lanes_for(value) - len(self._scheduler.lanes)
-        if missing > 0:
-            lanes = [self._scheduler.add_lane() for _ in range(missing)]
-            self._control.send({"op": "lanes"}, [fd for lane in lanes for fd in lane.worker_fds()])
-            for lane in lanes:
-                lane.handed_over()
+        for _ in range(self._lanes_for(value) - len(self._scheduler.lanes)):
+            # One by one: a lane that the scheduler knows and the worker does not would swallow requests.
+            try:
+                lane = self._scheduler.add_lane()
+            except OSError as error:
+                msg = f"no more batch threads for model '{self.model}' version {self.version}: {error.strerror}"
+                raise ResourceExhaustedError(msg) from error
+            self._control.send({"op": "lanes"}, lane.worker_fds())
+            lane.handed_over()
         self._scheduler.parameters = value
 
     @property

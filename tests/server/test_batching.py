@@ -243,6 +243,18 @@ def test_a_request_that_waits_past_its_deadline_is_dropped_from_the_queue(batchi
     assert sizes == {2: 1}
 
 
+def test_more_batch_threads_than_a_worker_can_have_are_taken(batching_server: ServerProcess, models_dir: Any) -> None:
+    """As on a machine of a hundred processors: at the load, and while requests run."""
+    batching_server.put_model("many_threads", models_dir / "half_plus_two", batching={"num_batch_threads": 200})
+    batching_server.wait_available("many_threads")
+    _set(batching_server, "half_plus_two", num_batch_threads=1000, batch_timeout_micros=1000)
+    for model in ("many_threads", "half_plus_two"):
+        # More at once than there were lanes before: one that the worker does not know would never answer.
+        answers = _together(batching_server, model, [_x(float(value)) for value in range(16)])
+        assert [answer["y"].tolist() for answer in answers] == [[value * 0.5 + 3] for value in range(16)]
+    assert batching_server.control("DELETE", "/models/many_threads")[0] == 204
+
+
 def test_parameters_change_while_requests_run(batching_server: ServerProcess) -> None:
     _set(batching_server, "half_plus_two", max_batch_size=64, batch_timeout_micros=1000)
     failures: list[Any] = []

@@ -25,7 +25,7 @@ class BatchingParameters:
         Batches waiting per queue; beyond it requests get UNAVAILABLE.
     num_batch_threads : int
         Batches that run at once. TensorFlow Serving has one pool for all models; here each version's own process has
-        that many threads, so one model's load does not take another's.
+        that many threads (at most 64), so one model's load does not take another's.
     allowed_batch_sizes : tuple of int
         Increasing; batches are padded up to one of them. Empty: any size.
     pad_variable_length_inputs : bool
