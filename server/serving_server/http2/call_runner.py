@@ -91,10 +91,8 @@ class CallRunner(RequestStreams):
         if taken is None or body is None:
             what = "no message" if body is None or not body.received else "a message that is cut short"
             call.fail(StatusCode.INTERNAL, f"The request holds {what}")
-        elif body.held:
-            call.fail(StatusCode.INTERNAL, "The request holds more than one message, and this method takes one")
         elif taken[0] == 0:
-            self._start(call, taken[1])
+            self._start(call, taken[1])  # what may come behind the first message is ignored, as gRPC core does
         else:
             try:
                 self._unpack(call, self._unpacker(call, taken[0], taken[1], self.limits.max_unpacked_bytes))

@@ -23,7 +23,8 @@ GRPC_CONTENT_TYPE: Final = b"application/grpc"
 
 #: Seconds of one unit of `grpc-timeout`.
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+#: The specification says 8 digits; gRPC core takes more, so clients may send more.
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,18})([HMSmun])")
 
 #: Everything but printable ASCII, and the percent sign.
 _UNSAFE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")

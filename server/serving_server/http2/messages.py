@@ -1,4 +1,7 @@
-"""gRPC's messages inside DATA: five bytes in front of each, perhaps compressed (PROTOCOL-HTTP2.md)."""
+"""gRPC's messages inside DATA: five bytes in front of each, perhaps compressed (PROTOCOL-HTTP2.md).
+
+Error texts are gRPC core's, so that clients and their tests read the same from both transports.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ class Unpacker:
 
     def __init__(self, encoding: bytes, message: bytes | bytearray, limit: int) -> None:
         if encoding == b"identity":
-            raise InternalError("Message is marked as compressed, but the request names no grpc-encoding")
+            raise InternalError("Compression bit set but no encoding configured")
         bits = ENCODINGS.get(encoding)
         if bits is None:
             raise unknown_encoding(encoding)
@@ -145,17 +148,17 @@ class Unpacker:
             self._position += len(self._rest)
         try:
             self._out += inflate.decompress(self._rest, _STEP_OUT)
-        except zlib.error as error:
-            raise InternalError(f"the compressed message is damaged: {error}") from None
+        except zlib.error:
+            raise InternalError("Decompression failed due to zlib error") from None
         if len(self._out) > self._limit:
             raise ResourceExhaustedError(f"Decompressed message larger than max ({self._limit})")
         self._rest = inflate.unconsumed_tail
         if inflate.eof:
             if inflate.unused_data or self._position < len(self._message):
-                raise InternalError("the compressed message has bytes behind its end")
+                raise InternalError("Decompression failed due to not all input consumed")
             return self._out
         if not self._rest and self._position == len(self._message):
-            raise InternalError("the compressed message is cut short")
+            raise InternalError("Decompression failed due to data error")
         return None
 
 

@@ -123,13 +123,14 @@ class RequestStreams(Connection):
         if len(self.calls) >= self.limits.max_concurrent_streams or self._partial_bytes > self.limits.max_partial_bytes:
             raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, "too much at a time")
         call = self.calls[stream_id] = Call(self, self.output, stream_id, head)
+        call.ended = ended
         if head.timeout is not None:
             self._opened(call)
-        if ended or head.special:
-            self._special(call, ended=ended)
+        if (ended or head.special) and call.open:
+            self._special(call)
 
-    def _special(self, call: Call, *, ended: bool) -> None:
-        call.ended = ended
+    def _special(self, call: Call) -> None:
+        ended = call.ended
         if ended and call.head.content_length:
             raise StreamFault(call.stream_id, ErrorCode.PROTOCOL_ERROR, "no body where content-length promised one")
         self._begin_special(call)
@@ -166,7 +167,13 @@ class RequestStreams(Connection):
         size = stop - start
         if call is not None and call.body is None and size >= PREFIX_SIZE and not call.ended and not call.head.special:
             flag, length = unpack_prefix(data, start)
-            if not flag and length == size - PREFIX_SIZE and size <= self._max_single:
+            promised = call.head.content_length
+            if (
+                not flag
+                and length == size - PREFIX_SIZE
+                and size <= self._max_single
+                and (promised is None or promised == size)
+            ):
                 # The whole request in one frame: what nearly every one is.
                 self._credit -= size
                 if self._credit < self._low_credit:

@@ -63,7 +63,7 @@ def resolve(head: RequestHead, routes: Mapping[bytes, Route], max_header_list: i
     if refusal is None and route is None:
         refusal = status_block(StatusCode.UNIMPLEMENTED, b"Method not found!")
     head.route = route if refusal is None else Refusal(refusal)
-    head.special = not callable(head.route) or head.content_length is not None
+    head.special = not callable(head.route)
 
 
 def _refusal(head: RequestHead, max_header_list: int) -> bytes | None:
@@ -81,7 +81,7 @@ def _refusal(head: RequestHead, max_header_list: int) -> bytes | None:
         accepted = literal(b"grpc-accept-encoding", b",".join(ENCODINGS))
         return status_block(error.code, error.message.encode()) + accepted
     if head.bad_timeout:
-        return status_block(StatusCode.INTERNAL, b"grpc-timeout cannot be read")
+        return status_block(StatusCode.INTERNAL, b"Error parsing 'grpc-timeout' metadata")
     return None
 
 

@@ -131,6 +131,9 @@ class ServerConnection(CallRunner):
     def _opened(self, call: Call) -> None:
         assert call.head.timeout is not None
         call.deadline = self._now() + call.head.timeout
+        if call.head.timeout == 0.0:
+            call.fail(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return
         self._owner.expire_at(call.deadline + _DEADLINE_GRACE)
 
     def expire(self, now: float) -> float:
