@@ -12,6 +12,7 @@ again by itself, so that the error reaches only the request that caused it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from serving_server.batching.task import Task
 from serving_server.channel.lane import FrontLane
 from serving_server.channel.packets import Answer
 from serving_server.errors import (
+    InternalError,
     InvalidArgumentError,
     ResourceExhaustedError,
     ServingError,
@@ -34,6 +36,8 @@ from serving_server.statistics import Statistics
 from serving_server.tensors import Array
 
 __all__ = ["MAX_WAITING", "Scheduler"]
+
+log = logging.getLogger(__name__)
 
 #: Requests that may wait when batching is off; more means that the server cannot keep up, and waiting only adds delay.
 MAX_WAITING: Final = 16_384
@@ -348,12 +352,9 @@ class Scheduler:
         except (ConnectionError, BrokenPipeError):
             # The worker has just ended. Keep the batch as running: the end of its socket answers it with the reason.
             self._running[lane] = batch
-        except (ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, its requests must have an answer
             self._free.append(lane)
-            failure: ServingError = ResourceExhaustedError(f"cannot hand this batch to the worker: {error}")
-            if isinstance(error, ValueError):
-                failure = InvalidArgumentError(str(error))
-            self._finish(batch, failure)
+            self._finish(batch, _not_handed_over(error))
         else:
             self._running[lane] = batch
 
@@ -377,7 +378,12 @@ class Scheduler:
             code, message = answer.error
             self._failed(batch, ServingError(message, StatusCode(code)))
             return
-        outputs = dict(zip(batch.callable.outputs, read_outputs(answer, lane.responses), strict=True))
+        try:
+            outputs = dict(zip(batch.callable.outputs, read_outputs(answer, lane.responses), strict=True))
+        except Exception as error:  # whatever it is, its requests must have an answer
+            log.exception("the answer of a worker cannot be read")
+            self._finish(batch, InternalError(f"the worker's answer cannot be read: {error}"))
+            return
         wanted = batch.tasks[0].outputs
         if len(wanted) < len(outputs):
             outputs = {alias: outputs[alias] for alias in wanted}
@@ -434,6 +440,15 @@ class Scheduler:
     def _check_idle(self) -> None:
         if self._pending == 0:
             self._on_idle()
+
+
+def _not_handed_over(error: Exception) -> ServingError:
+    if isinstance(error, ValueError):
+        return InvalidArgumentError(str(error))
+    if isinstance(error, (OSError, MemoryError)):
+        return ResourceExhaustedError(f"cannot hand this batch to the worker: {error}")
+    log.error("a batch could not be put together", exc_info=error)
+    return InternalError(f"cannot put this batch together: {type(error).__name__}: {error}")
 
 
 def _queue_is_full(enqueued: int, parameters: BatchingParameters) -> str:

@@ -1,0 +1,68 @@
+"""What the scheduler does when its own means fail: every request has an answer all the same."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from serving_server.batching import scheduler
+from serving_server.batching.scheduler import Scheduler
+from serving_server.batching.task import Task
+from serving_server.channel.packets import Answer
+from serving_server.errors import ServingError, StatusCode
+from serving_server.signatures import Signature, TensorSpec
+from serving_server.statistics import Statistics
+from serving_server.tensors import by_numpy
+
+SPEC = TensorSpec("x", "x:0", by_numpy(np.dtype(np.float32)), (-1,))
+SIGNATURE = Signature("serving_default", "", {"x": SPEC}, {"y": SPEC}, {})
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), MemoryError(), OSError(28, "No space left on device")])
+async def test_a_batch_that_cannot_be_put_together_is_answered(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scheduler, "assemble", refuse)
+    answers = await _ask(Scheduler(None, Statistics(), lambda: None), 3)
+    odd = isinstance(error, TypeError)
+    assert {answer.code for answer in answers} == {StatusCode.INTERNAL if odd else StatusCode.RESOURCE_EXHAUSTED}
+
+
+async def test_an_answer_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(_answer: Answer, _buffer: object) -> None:
+        raise ValueError("announced 5 bytes in a shared buffer of 4")
+
+    monkeypatch.setattr(scheduler, "read_outputs", unreadable)
+    queue = Scheduler(None, Statistics(), lambda: None)
+    asyncio.get_running_loop().call_later(0.05, lambda: queue._answered(queue.lanes[0], Answer(0, [], None)))
+    (error,) = await _ask(queue, 1)
+    assert error.code is StatusCode.INTERNAL
+    assert "announced 5 bytes" in error.message
+    assert queue.pending == 0
+
+
+async def _ask(queue: Scheduler, count: int) -> list[ServingError]:
+    loop = asyncio.get_running_loop()
+    queue.add_lane()
+    futures: list[asyncio.Future[ServingError]] = []
+    try:
+        for _ in range(count):
+            future: asyncio.Future[ServingError] = loop.create_future()
+            futures.append(future)
+
+            def done(
+                _outputs: object, error: ServingError | None, future: asyncio.Future[ServingError] = future
+            ) -> None:
+                assert error is not None
+                future.set_result(error)
+
+            queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, done))
+        async with asyncio.timeout(10):
+            return list(await asyncio.gather(*futures))
+    finally:
+        queue.close()
