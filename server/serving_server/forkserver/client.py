@@ -123,6 +123,12 @@ class ForkServer:
             log.info("TensorFlow %s imported in %.1f s", message["tensorflow"], message["seconds"])
         elif event in {"forked", "fork_failed"}:
             future = self._forks.pop(message["id"], None)
+            wanted = future is not None and not future.done()
+            if event == "forked":
+                # Pids come again: what was noted of this one's last life is not about the new worker.
+                self._early_exits.pop(message["pid"], None)
+                if not wanted:  # cancelled meanwhile, so nobody will ask how it ended
+                    self._exits[message["pid"]] = _ignore
             if future is None or future.done():
                 return
             if event == "forked":
@@ -155,15 +161,16 @@ class ForkServer:
         forks, self._forks = self._forks, {}
         # Workers live on and their own sockets tell of their end; only the exit status is lost with their parent.
         self._exits.clear()
+        self._early_exits.clear()
+        for future in forks.values():
+            if not future.done():
+                future.set_exception(UnavailableError(f"cannot start a worker: {self.error}; see the server's log"))
         if self._closing:
             self.state = "stopped"
         elif self._starts < _MAX_STARTS:
             self.start()
         else:
             self.state = "failed"
-        for future in forks.values():
-            if not future.done():
-                future.set_exception(UnavailableError(f"cannot start a worker: {self.error}; see the server's log"))
 
     async def close(self) -> None:
         """End the process and wait for it (bounded). Idempotent. Workers are closed by their owners before."""
@@ -180,6 +187,10 @@ class ForkServer:
 def describe_exit_code(code: int) -> str:
     """Say how a `subprocess` ended, from its return code."""
     return describe_exit(-code if code < 0 else code << 8)
+
+
+def _ignore(reason: str) -> None:
+    """Hear the end of a worker that nobody waits for."""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
