@@ -53,6 +53,8 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s worker %(message)s", force=True
     )
+    # TensorFlow's own handler would write each of its lines a second time.
+    logging.getLogger("tensorflow").handlers.clear()
     control = BlockingLines(socket.socket(fileno=fds[0]))
     additions: list[list[int]] = []
     loaded = threading.Event()
