@@ -133,6 +133,8 @@ def test_a_killed_server_leaves_a_record_that_is_not_believed(instance: str) -> 
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: not server.is_running(), what="the server's end")
     assert record_path(instance).exists()
+    with pytest.raises(sw.ServerNotRunningError, match=f"pid {server.pid}\\) has ended"):
+        sw.ServedModel(server, "any", version=1).status()
     assert sw.Server.find(instance) is None
     assert not record_path(instance).exists()
     again = sw.Server.launch(instance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,6 +136,20 @@ def test_the_record_of_a_dead_process_is_deleted(write: Write) -> None:
     path = write(pid=process.pid, create_time=create_time)
     assert trusted_record("unit") is None
     assert not path.exists()
+
+
+def test_the_socket_of_a_dead_server_goes_with_its_record_and_no_other_does(write: Write) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        create_time = psutil.Process(process.pid).create_time()
+    folder = record_path("unit").parent
+    ours, other = folder / f"{record_path('unit').stem}-0123abcd.sock", folder / "other.sock"
+    for address, gone in ((ours, True), (other, False)):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(address))
+        write(pid=process.pid, create_time=create_time, control={"unix": str(address)})
+        assert trusted_record("unit") is None
+        assert address.exists() is not gone
+    other.unlink()
 
 
 def test_a_reused_pid_is_not_believed_and_not_killed(write: Write) -> None:

@@ -49,6 +49,11 @@ def test_no_signatures_says_how_to_add_one(models_dir: Path) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="There is no folder"):
         savedmodel.validate(tmp_path / "nowhere")
+    with pytest.raises(ExportError, match="There is no folder"):
+        savedmodel.validate(tmp_path / "no" / "where")
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="There is no folder"):
+        savedmodel.validate(tmp_path / "file" / "below")
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

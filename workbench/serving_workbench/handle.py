@@ -115,9 +115,11 @@ class ServedModel:
         ------
         ModelNotServedError
             The server does not know it (any more).
+        ServerNotRunningError
+            The server has ended.
         """
         try:
-            return self.server.control.model(self.name)
+            return dict(self.server.ask(lambda: self.server.control.model(self.name)))
         except ControlError as error:
             if error.code == "NOT_FOUND":
                 raise ModelNotServedError(

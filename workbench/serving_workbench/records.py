@@ -20,7 +20,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,4 +281,10 @@ def delete_if_stale_locked(path: Path) -> bool:
     if record is None or is_alive(record.pid, record.create_time):
         return False
     path.unlink(missing_ok=True)
+    # A killed server leaves its socket too; only one that lies where servers of this record put theirs is ours.
+    socket = Path(record.control[1]) if record.control[0] == "unix" else None
+    if socket is not None and socket.parent == path.parent and socket.name.startswith(f"{path.stem}-"):
+        with suppress(OSError):
+            if socket.is_socket():
+                socket.unlink()
     return True

@@ -147,9 +147,13 @@ def _check_readable_tree(path: Path) -> None:
             hint=f"Try `chmod -R u+rX '{path}'`, as its owner.",
         ) from error
 
-    if not path.exists() and can(path.parent, os.X_OK):
-        raise _missing(path)
-    if not path.is_dir() and path.is_file():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(path) from None
+    except OSError as error:
+        refuse(error)
+    if path.is_file():
         raise _missing(path)
     for folder, _, files in os.walk(path, onerror=refuse):
         for name in files:

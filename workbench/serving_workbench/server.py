@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Server:
         ------
         ServerNotRunningError, ControlError
         """
-        data = self._ask(self.control.status)
+        data = self.ask(self.control.status)
         rows = [row for name in sorted(data["models"]) for row in version_rows(data["models"][name])]
         where = ", ".join(f"{kind} {address}" for kind, address in data["endpoints"].items())
         state = data["forkserver"]
@@ -139,15 +140,15 @@ class Server:
 
     def models(self) -> list[str]:
         """Names of the models it knows."""
-        return sorted(self._ask(self.control.status)["models"])
+        return sorted(self.ask(self.control.status)["models"])
 
     def statistics(self) -> dict[str, Any]:
         """Request counts, latencies and batch sizes since the start, by model and version."""
-        return dict(self._ask(self.control.statistics))
+        return dict(self.ask(self.control.statistics))
 
     def batching(self, name: str) -> dict[str, Any] | None:
         """Batching parameters of a model; None when it is off."""
-        found: dict[str, Any] | None = self._ask(lambda: self.control.batching(name))
+        found: dict[str, Any] | None = self.ask(lambda: self.control.batching(name))
         return found
 
     def set_batching(self, name: str, **parameters: Any) -> dict[str, Any] | None:
@@ -161,10 +162,18 @@ class Server:
             TensorFlow Serving's: max_batch_size, batch_timeout_micros, max_enqueued_batches, num_batch_threads,
             allowed_batch_sizes, pad_variable_length_inputs.
         """
-        changed: dict[str, Any] | None = self._ask(lambda: self.control.patch_batching(name, parameters))
+        changed: dict[str, Any] | None = self.ask(lambda: self.control.patch_batching(name, parameters))
         return changed
 
-    def _ask(self, question: Any) -> Any:
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """Return what a call of `control` returns.
+
+        Raises
+        ------
+        ServerNotRunningError
+            It did not answer because the process has ended.
+        ControlError
+        """
         try:
             return question()
         except ControlError as error:
