@@ -142,7 +142,9 @@ class ServeMagics(Magics):
         if argument is None or isinstance(argument, Braced):
             return None if argument is None else self._evaluate(argument)
         if argument not in self.shell.user_ns:
-            known = array_names(self.shell.user_ns, self.shell.user_ns_hidden)
+            # What is no name at all was meant as an expression: then no other name helps.
+            names = array_names(self.shell.user_ns, self.shell.user_ns_hidden)
+            known = names if argument.isidentifier() else []
             other = "; an expression goes in braces: --sample {x[:1]}"
             raise UsageError(
                 f"%serve: there is no variable '{argument}' for --sample{did_you_mean(argument, known, other)}"

@@ -87,6 +87,7 @@ def test_help(session: Session) -> None:
         ("%serve model --nmae x", "there is no flag --nmae; did you mean '--name'?"),
         ("%serve model --timeout soon", "'soon' is not a positive number of seconds"),
         ("%serve model --sample rows", "there is no variable 'rows' for --sample; did you mean 'row'?"),
+        ("%serve model --sample row[:1]", "there is no variable 'row[:1]' for --sample; an expression goes in braces"),
         ("%serve model --sample 5", "there is no variable '5' for --sample; an expression goes in braces"),
         ("%serve {undefined}", "{undefined} fails: NameError: name 'undefined' is not defined"),
         ("%serve {model", "The brace is not closed: {model"),
