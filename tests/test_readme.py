@@ -36,6 +36,23 @@ def test_the_curl_commands_are_answered(shared_server: SharedServer) -> None:
 
 
 @pytest.mark.slow
+def test_the_notebook_and_the_script_run_as_they_stand(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (training,) = [re.sub(r"^%.*$", "", block, flags=re.MULTILINE) for block in blocks if "%load_ext" in block]
+    (script,) = [block for block in blocks if "sw.serve(" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", training + script],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "models" / "digits").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.slow
 def test_the_grpc_client_is_answered(shared_server: SharedServer) -> None:
     (client,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import grpc" in block]
     done = subprocess.run(
