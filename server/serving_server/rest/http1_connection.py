@@ -55,10 +55,15 @@ class _Slot:
 
     def __init__(self, owner: Connection, incoming: Incoming | None) -> None:
         self.owner = owner
-        self.request = incoming.request if incoming is not None else None
-        self.head_only = incoming is not None and incoming.request.method == "HEAD"
-        self.keep_alive = incoming is not None and incoming.keep_alive
-        self.connection = incoming.connection if incoming is not None else b"close"
+        if incoming is None:
+            self.request: Request | None = None
+            self.head_only = self.keep_alive = False
+            self.connection = b"close"
+        else:
+            self.request = request = incoming.request
+            self.head_only = request.method == "HEAD"
+            self.keep_alive = incoming.keep_alive
+            self.connection = incoming.connection
         self.answered = False
         self.wire: tuple[bytes, bytes] | None = None
         self.cancel: Callable[[], None] | None = None
@@ -94,13 +99,15 @@ class Connection(asyncio.Protocol):
         self._ready_bytes = 0  # of answers that wait for their turn
         self._busy = False  # inside _pump, which sends what is answered meanwhile
         self._deadline = math.inf
+        self._now = owner.now
+        self._may_pipeline = owner.limits.max_pipelined > 1
 
     # --- transport callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._owner.arrived(self)
-        self._deadline = self._owner.now() + self._limits.idle_timeout
+        self._deadline = self._now() + self._limits.idle_timeout
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -121,7 +128,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._write_paused = True
         self._unsent = self._transport.get_write_buffer_size()
-        self._deadline = self._owner.now() + self._limits.send_timeout
+        self._deadline = self._now() + self._limits.send_timeout
         self._pause_reading()
 
     def resume_writing(self) -> None:
@@ -134,9 +141,28 @@ class Connection(asyncio.Protocol):
             return  # the rest of a refused request, or bytes behind the last one
         begun = reader.begun
         reader.feed(data)
+        complete = reader.complete
+        if (
+            len(complete) == 1
+            and self._may_pipeline
+            and not (self._slots or reader.receiving or self._write_paused)
+            and reader.refusal is None
+        ):
+            # The usual case: one request on a quiet connection; what follows is `_take` and `_pump` for just this.
+            slot = _Slot(self, complete.pop())
+            self._slots.append(slot)
+            self._deadline = math.inf
+            self._busy = True
+            try:
+                self._start(slot)
+            finally:
+                self._busy = False
+            if slot.answered:
+                self._pump()
+            return
         self._take()
         if reader.receiving and reader.begun != begun:
-            self._deadline = self._owner.now() + self._limits.receive_timeout
+            self._deadline = self._now() + self._limits.receive_timeout
         self._pump()
 
     # --- requests and answers
@@ -164,8 +190,23 @@ class Connection(asyncio.Protocol):
         if self._owner.stopping and slot is self._slots[-1] and not self._reader.receiving:
             slot.keep_alive, slot.connection = False, b"close"
             self._reader.ended = True
-        slot.wire = encode_response(response, head_only=slot.head_only, connection=slot.connection)
-        self._ready_bytes += sum(map(len, slot.wire))
+        wire = encode_response(response, head_only=slot.head_only, connection=slot.connection)
+        slots = self._slots
+        if (
+            len(slots) == 1
+            and slot.keep_alive
+            and not wire[1]
+            and not (self._busy or self._read_paused or self._write_paused or self._lingering or self._reader.receiving)
+            and not self._transport.is_closing()
+        ):
+            # The usual case: nothing else is on its way; what follows is `_pump` for just this.
+            slots.clear()
+            self._transport.write(wire[0])
+            if not self._write_paused:
+                self._deadline = self._now() + self._limits.idle_timeout
+            return
+        slot.wire = wire
+        self._ready_bytes += len(wire[0]) + len(wire[1])
         if not self._busy:
             self._pump()
 
@@ -188,19 +229,22 @@ class Connection(asyncio.Protocol):
         while waiting and not self._write_paused:
             if len(self._slots) - len(waiting) >= self._limits.max_pipelined or self._ready_bytes > _READY_BYTES:
                 break
-            slot = waiting.popleft()
-            assert slot.request is not None
             started = True
-            try:
-                cancel = self._owner.handler(slot.request, slot.answer)
-            except Exception:
-                logger.exception("Handling %s %s failed", slot.request.method, slot.request.target)
-                if not slot.answered:
-                    slot.answer(Response(500, encode_error("The server failed to handle the request.")))
-            else:
-                if not slot.answered:
-                    slot.cancel = cancel
+            self._start(waiting.popleft())
         return started
+
+    def _start(self, slot: _Slot) -> None:
+        request = slot.request
+        assert request is not None
+        try:
+            cancel = self._owner.handler(request, slot.answer)
+        except Exception:
+            logger.exception("Handling %s %s failed", request.method, request.target)
+            if not slot.answered:
+                slot.answer(Response(500, encode_error("The server failed to handle the request.")))
+        else:
+            if not slot.answered:
+                slot.cancel = cancel
 
     def _send_ready(self) -> bool:
         """Write the answers whose turn it is; whether there were any."""
@@ -237,7 +281,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _settle(self) -> None:
-        now = self._owner.now()
+        now = self._now()
         if self._lingering and not self._slots:
             self._resume_reading()  # and discard, so that the client can finish sending and read its answer
             self._deadline = now + self._limits.linger_timeout

@@ -17,6 +17,10 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: Answers have no body, whatever the handler gave (RFC 9110 section 15).
 _BODILESS: Final = frozenset({204, 304})
+#: Up to here a body is copied behind its head.
+_JOIN_BYTES: Final = 64 * 1024
+#: Kinds of answer whose heads are kept; handlers of ours have a handful.
+_MAX_HEADS: Final = 64
 #: Not in Python's table; nginx's name for a request that its client gave up.
 _REASONS: Final = {499: "Client Closed Request"}
 
@@ -32,7 +36,8 @@ class Request:
     target : str
         Raw path with query string, still percent-encoded, bytes as Latin-1.
     headers : dict of str to str
-        Names in lower case, values as Latin-1; repeated headers are joined by a comma.
+        Names in lower case, values as Latin-1; repeated headers are joined by a comma. Not to be changed: requests with
+        the same head share it.
     body : bytes
         Unchunked and, when it was gzip, unpacked.
     """
@@ -122,13 +127,37 @@ def _status_head(status: int, content_type: str) -> bytes:
     return head.encode("latin-1")
 
 
-@functools.lru_cache(maxsize=2)
-def _date(second: int) -> bytes:
-    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+class _Heads:
+    """Heads of answers up to Content-Length, as long as their Date is right."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._date = b""
+        self._heads: dict[tuple[int, str, Sequence[tuple[str, str]], bytes], bytes] = {}
+
+    def get(self, response: Response, connection: bytes) -> bytes:
+        second = int(time.time())
+        if second != self._second or len(self._heads) > _MAX_HEADS:
+            self._second = second
+            self._date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+            self._heads.clear()
+        fields = response.headers
+        key = (response.status, response.content_type, fields if type(fields) is tuple else tuple(fields), connection)
+        head = self._heads.get(key)
+        if head is None:
+            parts = [_status_head(response.status, response.content_type), self._date]
+            parts += [f"{name}: {value}\r\n".encode("latin-1") for name, value in fields]
+            if connection:
+                parts.append(b"Connection: %b\r\n" % connection)
+            head = self._heads[key] = b"".join(parts)
+        return head
+
+
+_heads = _Heads()
 
 
 def encode_response(response: Response, *, head_only: bool, connection: bytes) -> tuple[bytes, bytes]:
-    """Return the head and the body of an answer as they go over the wire.
+    """Return the head and the body of an answer as they go over the wire; a small body comes joined to the head.
 
     Parameters
     ----------
@@ -139,10 +168,13 @@ def encode_response(response: Response, *, head_only: bool, connection: bytes) -
     connection : bytes
         ``close``, ``keep-alive``, or empty for what HTTP/1.1 means anyway.
     """
-    parts = [_status_head(response.status, response.content_type), _date(int(time.time()))]
-    parts += [f"{name}: {value}\r\n".encode("latin-1") for name, value in response.headers]
-    if connection:
-        parts.append(b"Connection: %b\r\n" % connection)
-    bodiless = response.status in _BODILESS
-    parts.append(b"\r\n" if bodiless else b"Content-Length: %d\r\n\r\n" % len(response.body))
-    return b"".join(parts), b"" if bodiless or head_only else response.body
+    head = _heads.get(response, connection)
+    body = response.body
+    if response.status in _BODILESS:
+        return head + b"\r\n", b""
+    size = len(body)
+    if head_only:
+        return b"%bContent-Length: %d\r\n\r\n" % (head, size), b""
+    if size <= _JOIN_BYTES:
+        return b"%bContent-Length: %d\r\n\r\n%b" % (head, size, body), b""
+    return b"%bContent-Length: %d\r\n\r\n" % (head, size), body

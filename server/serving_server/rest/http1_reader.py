@@ -9,6 +9,7 @@ from typing import Any
 import httptools
 
 from serving_server.rest.http1_messages import Limits, Request, gunzip
+from serving_server.rest.http1_repeat import RepeatedHead
 
 __all__ = ["Incoming", "Refusal", "RequestReader"]
 
@@ -62,6 +63,7 @@ class RequestReader:
         self._limits = limits
         self._parser: Any = httptools.HttpRequestParser(self)
         self._idle_bytes = 0  # fed without any progress: an endless header, trailer or blank line
+        self._repeated: RepeatedHead | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -76,16 +78,35 @@ class RequestReader:
         """Parse what came; never raises."""
         if self.ended:
             return
+        fresh = not self.receiving and not self._idle_bytes  # the parser stands between two requests
+        if fresh and self._repeated is not None:
+            data = self._read_repeated(self._repeated, data)
+            if not data:
+                return
         self._idle_bytes += len(data)
         self._feed(data)
         if self._idle_bytes > self._limits.max_header_bytes and not self.ended:
             self.refuse(431, self._header_limit())
+        elif fresh and len(self.complete) == 1 and not self.receiving and not self.ended:
+            incoming = self.complete[0]
+            self._repeated = RepeatedHead.learn(data, incoming.request, incoming.connection) or self._repeated
+
+    def _read_repeated(self, head: RepeatedHead, data: bytes) -> bytes:
+        """Read what needs no parser: whole requests whose head is that of an earlier one. Return the rest."""
+        at = 0
+        while (found := head.match(data, at, self._limits.max_body_bytes)) is not None:
+            request, at = found
+            self.begun += 1
+            self.complete.append(Incoming(request, True, head.connection))
+            if at == len(data):
+                return b""
+        return data[at:] if at else data
 
     def close(self) -> None:
         """Let go of the parser: it and this object hold each other, and the collector may be switched off."""
         self.ended = True
         self.receiving = False
-        self._parser = None
+        self._parser = self._repeated = None
         self._reset()
 
     def refuse(self, status: int, message: str) -> None:
@@ -95,10 +116,11 @@ class RequestReader:
         self.receiving = self.continue_due = False
 
     def _feed(self, data: bytes) -> None:
+        rest: bytes | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             if not self.ended:
                 if isinstance(error.__context__, Refusal):
@@ -109,6 +131,9 @@ class RequestReader:
         except httptools.HttpParserError as error:
             if not self.ended:
                 self.refuse(400, f"Malformed HTTP request: {error}")
+        if rest is not None:
+            # Not in the handler above: there, an error of what follows would have the upgrade as its context.
+            self._ignore_upgrade(rest)
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on with a request that asked for another protocol (h2c, websocket) as if it had not."""

@@ -14,7 +14,17 @@ import numpy.typing as npt
 from serving_server.rest.json_text import ENCODING_ERRORS
 from serving_server.signatures import TensorSpec
 
-__all__ = ["MAX_RANK", "Base64Error", "Misfit", "build", "decode_base64", "encode_string", "is_base64", "to_values"]
+__all__ = [
+    "MAX_RANK",
+    "Base64Error",
+    "Misfit",
+    "build",
+    "decode_base64",
+    "encode_string",
+    "is_base64",
+    "to_numbers",
+    "to_values",
+]
 
 #: NumPy's limit; TensorFlow itself stops at 254, and no kernel goes beyond 8.
 MAX_RANK: Final = 64
@@ -120,6 +130,48 @@ def to_values(value: Any, spec: TensorSpec) -> npt.NDArray[Any]:
     if not fits:
         raise Misfit
     return build(flat, tuple(shape), spec)
+
+
+def to_numbers(value: list[Any], spec: TensorSpec) -> npt.NDArray[Any]:
+    """Return nested lists as `to_values` does; for lists whose leaves are known to be int or float.
+
+    So no value's type need be looked at: `array.array` refuses lists among numbers, and floats where it wants integers.
+
+    Raises
+    ------
+    Misfit
+        As `to_values`; not for NaN, infinities and the like, which a float takes.
+    """
+    dtype = spec.dtype
+    code = _CODES.get(dtype.name) if dtype is not None else None
+    if dtype is None or code is None:
+        raise Misfit
+    flat = value
+    shape = [len(flat)]
+    while flat and type(flat[0]) is list:
+        if len(flat) == 1:
+            flat = flat[0]
+            shape.append(len(flat))
+        else:
+            try:
+                lengths = set(map(len, flat))
+            except TypeError:
+                raise Misfit from None
+            if len(lengths) > 1:
+                raise Misfit
+            shape.extend(lengths)
+            flat = list(chain.from_iterable(flat))
+        if len(shape) > MAX_RANK:
+            raise Misfit
+    if not flat:
+        return np.empty(shape, dtype=dtype.numpy)
+    try:
+        numbers: npt.NDArray[Any] = np.frombuffer(array.array(code, flat), dtype=code)
+    except (OverflowError, TypeError):
+        raise Misfit from None
+    if code != dtype.numpy.char:
+        numbers = numbers.astype(dtype.numpy, copy=False)
+    return numbers if len(shape) == 1 else numbers.reshape(shape)
 
 
 def _decode_objects(flat: list[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -11,6 +12,9 @@ from urllib.parse import unquote_to_bytes
 from serving_server.errors import InvalidArgumentError
 
 __all__ = ["Route", "RouteKind", "match"]
+
+#: Longer targets are matched anew each time, so that the memory of the last ones stays small.
+_MAX_REMEMBERED: Final = 512
 
 _INT64_MAX: Final = 2**63 - 1
 
@@ -68,6 +72,10 @@ def match(method: str, target: str) -> Route:
     InvalidArgumentError
         A path under ``/v1/`` that names no resource for this method, no model, or a version beyond int64.
     """
+    return _remembered(method, target) if len(target) <= _MAX_REMEMBERED else _match(method, target)
+
+
+def _match(method: str, target: str) -> Route:
     if target[: len(_API_PREFIX)].lower() != _API_PREFIX:
         probe = _PROBES.get(target.partition("?")[0])
         return probe if probe is not None and method in {"GET", "HEAD"} else _UNKNOWN
@@ -91,6 +99,9 @@ def match(method: str, target: str) -> Route:
             kind = RouteKind.METADATA if resource == "metadata" else RouteKind.STATUS
             return Route(kind, _decode(name), number, _decode(label) if label else None)
     raise InvalidArgumentError(f"Malformed request: {method} {target}")
+
+
+_remembered = functools.lru_cache(maxsize=1024)(_match)
 
 
 def _number(version: str | None) -> int | None:

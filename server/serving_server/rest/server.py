@@ -154,7 +154,8 @@ class RestApi:
             raise InvalidArgumentError(message) from None
         arrays = parsed.arrays(resolved.signature)
         row_format = parsed.row_format
-        deadline = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+        timeout = self._timeout
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
 
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             answer(self._answer(outputs, error, row_format))
