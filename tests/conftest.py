@@ -6,6 +6,7 @@ mark on every process that a test starts (`tests.leaks`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks, models
-from tests.servers import ServerProcess, SharedServer
+from tests.servers import DEFAULT_TRANSPORT, TRANSPORTS, ServerProcess, SharedServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,13 +99,39 @@ def server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
 
 @pytest.fixture(scope="session")
-def shared_server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., SharedServer]]:
+    """`shared_servers("own")` is the session's server on that gRPC transport, started when first asked for.
+
+    Without an argument it is on the transport that a server has by default.
+    """
+    started: dict[str, SharedServer] = {}
+    with contextlib.ExitStack() as stack:
+
+        def get(transport: str = DEFAULT_TRANSPORT) -> SharedServer:
+            if transport not in started:
+                directory = tmp_path_factory.mktemp(f"shared-server-{transport}")
+                process = SharedServer(models_dir, f"--grpc_transport={transport}", directory=directory)
+                stack.callback(process.stop)
+                process.start()
+                leaks.allow(process.pid)
+                process.serve("half_plus_two")
+                started[transport] = process
+            return started[transport]
+
+        yield get
+
+
+@pytest.fixture
+def shared_server(shared_servers: Callable[..., SharedServer]) -> SharedServer:
     """One server for all tests that only ask: `shared_server.serve("multi")` loads a model when first needed.
 
     half_plus_two (versions 1 and 2, both reachable) is there from the start. Tests that change models, settings or
-    processes start their own by the fixture `server`.
+    processes start their own by the fixture `server`. Tests of gRPC itself take `grpc_server`.
     """
-    with SharedServer(models_dir, directory=tmp_path_factory.mktemp("shared-server")) as process:
-        leaks.allow(process.pid)
-        process.serve("half_plus_two")
-        yield process
+    return shared_servers()
+
+
+@pytest.fixture(params=TRANSPORTS)
+def grpc_server(request: pytest.FixtureRequest, shared_servers: Callable[..., SharedServer]) -> SharedServer:
+    """`shared_server` once on each gRPC transport: every test that is about gRPC runs on both."""
+    return shared_servers(request.param)

@@ -25,10 +25,27 @@ from typing import Any, Self
 
 import psutil
 
-__all__ = ["INTERVAL", "ServerProcess", "SharedServer", "port_in_use", "wait_until"]
+from serving_server.flags import FLAGS
+
+__all__ = [
+    "DEFAULT_TRANSPORT",
+    "INTERVAL",
+    "TRANSPORTS",
+    "ServerProcess",
+    "SharedServer",
+    "port_in_use",
+    "wait_until",
+]
+
+#: Values of ``--grpc_transport``. They answer alike, so what is about gRPC is tested on both.
+TRANSPORTS = ("own", "grpcio")
+#: What a server has when nobody says.
+DEFAULT_TRANSPORT = next(str(flag.default) for flag in FLAGS if flag.name == "grpc_transport")
 
 #: Seconds between two looks while waiting for a condition.
 INTERVAL = 0.01
+
+_SERVER = (sys.executable, "-m", "serving_server")
 
 
 def wait_until(
@@ -87,7 +104,7 @@ class ServerProcess:
         record: Path | None = None,
         lifeline: bool = True,
         env: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "serving_server"),
+        command: Sequence[str] = _SERVER,
     ) -> None:
         self.directory = directory
         self.record_path = record or directory / "server.json"
@@ -379,10 +396,10 @@ class ServerProcess:
 
 
 class SharedServer(ServerProcess):
-    """The server of the whole session: models of `tests.models` are loaded when a test first asks for them."""
+    """A server of the whole session: models of `tests.models` are loaded when a test first asks for them."""
 
-    def __init__(self, models_dir: Path, *, directory: Path) -> None:
-        super().__init__(directory=directory)
+    def __init__(self, models_dir: Path, *flags: str, directory: Path, command: Sequence[str] = _SERVER) -> None:
+        super().__init__(*flags, directory=directory, command=command)
         self._models_dir = models_dir
         self._served: set[str] = set()
 

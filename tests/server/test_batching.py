@@ -10,16 +10,19 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.servers import ServerProcess, wait_until
+from tests.servers import TRANSPORTS, ServerProcess, wait_until
 
 FAR = 2_000_000  # a timeout in us that no test waits for: a batch that runs before it ran for another reason
 
 
-@pytest.fixture(scope="module")
-def batching_server(models_dir: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def batching_server(
+    request: pytest.FixtureRequest, models_dir: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     from tests import leaks
 
-    with ServerProcess("--enable_batching", directory=tmp_path_factory.mktemp("batching")) as server:
+    flags = ("--enable_batching", f"--grpc_transport={request.param}")
+    with ServerProcess(*flags, directory=tmp_path_factory.mktemp("batching")) as server:
         leaks.allow(server.pid)
         for name in ("half_plus_two", "multi", "no_batch_dim", "bad_output_batch", "fails", "variable_length", "slow"):
             server.put_model(name, models_dir / name, batching={})
