@@ -363,6 +363,32 @@ def test_roots(instance: str, source: Source, tmp_path: Path) -> None:
     again.stop()
 
 
+def test_a_served_model_moves_to_another_root(
+    serve: Callable[..., sw.ServedModel], source: Source, tf: ModuleType, tmp_path: Path, name: str
+) -> None:
+    first = serve(source("half_plus_two", 1))
+    elsewhere = tmp_path / "elsewhere" / name
+    shutil.copytree(source("half_plus_two", 2), elsewhere / "7")  # what lies there is not served unproved
+    with pytest.raises(sw.ProofError):
+        serve(module_of(tf, lambda x: {"y": x + tf.random.uniform(tf.shape(x), 1, 2)}), root=elsewhere.parent)
+    assert first.predict([2.0]).tolist() == [3.0]
+    assert first.describe()["base_path"] == str(tmp_path / name)
+    moved = serve(source("half_plus_two", 2), root=elsewhere.parent)
+    assert moved.version == 9  # the rejected 8 is not used again
+    assert first.predict([2.0]).tolist() == [4.0]
+    assert moved.describe()["base_path"] == str(elsewhere)
+    assert moved.describe()["policy"] == {"latest": {"num_versions": 1}}
+
+
+def test_a_model_whose_files_were_removed_is_served_anew(serve: Callable[..., sw.ServedModel], source: Source) -> None:
+    first = serve(source("half_plus_two", 1))
+    shutil.rmtree(first.describe()["base_path"])
+    with pytest.raises(sw.DeployError, match=r"Version 1 of .* is AVAILABLE already, from"):
+        serve(source("half_plus_two", 2), version=1)
+    assert serve(source("half_plus_two", 2)).version == 2
+    assert first.predict([2.0]).tolist() == [4.0]
+
+
 def test_a_handle_shows_itself(serve: Callable[..., sw.ServedModel], source: Source, warm: str, name: str) -> None:
     served = serve(source("multi"))
     bundle = served._repr_mimebundle_()

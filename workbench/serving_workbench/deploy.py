@@ -139,6 +139,7 @@ class _Deployment:
         self.timeout = timeout
         self._before = self._known_model()
         self._added = False
+        self._moved = False
         self._base = self._base_path(root)
 
     def _known_model(self) -> dict[str, Any] | None:
@@ -165,7 +166,7 @@ class _Deployment:
         tolerance: tuple[float, float] | None,
     ) -> ServedModel:
         self.steps.step("export")
-        with Publication(self._base, version) as publication:
+        with Publication(self._base, version, above=self._known_versions(version)) as publication:
             exported = export_model(model, publication.staging, signatures)
             found = savedmodel.validate(publication.staging)
             asked = questions(found, exported.references, sample, compare=tolerance is not None)
@@ -181,6 +182,18 @@ class _Deployment:
             self.server, self.name, version=publication.version, proofs=proofs, seconds=self.steps.seconds
         )
 
+    def _known_versions(self, wanted: int | None) -> int:
+        """Return the highest version the server knows of this model, wherever its files are or were (0: none)."""
+        versions = [] if self._before is None else self._before["versions"]
+        for found in versions:
+            if found["version"] == wanted and found["state"] != "END":
+                raise DeployError(
+                    f"Version {wanted} of '{self.name}' is {found['state']} already, from '{found['path']}'.",
+                    step="publish",
+                    hint="Leave version= out to get the next free number.",
+                )
+        return max((int(found["version"]) for found in versions), default=0)
+
     def _add_warmup(self, publication: Publication, asked: Question) -> None:
         # A drawn sample may be nonsense to the model, and a warm-up request that fails fails the load.
         if asked.given:
@@ -191,9 +204,15 @@ class _Deployment:
         self, publication: Publication, asked: list[Question], tolerance: tuple[float, float]
     ) -> list[Proof]:
         self.steps.step("publish")
-        if self._before is None or Path(self._before["base_path"]) != self._base:
-            self._added = self._before is None
+        if self._before is None:
+            self._added = True
             self.control.put_model(self.name, str(self._base))
+        elif Path(self._before["base_path"]) != self._base:
+            self._moved = True
+            serving = self._before["serving_version"]
+            # Pinned, so that of the versions in the new folder none goes into service unproved.
+            pin = {} if serving is None else {"policy": {"specific": {"versions": [serving]}}}
+            self.control.put_model(self.name, str(self._base), **pin)
         self.control.hold(self.name, publication.version)
         publication.commit()
         deadline = time.monotonic() + self.timeout
@@ -216,7 +235,9 @@ class _Deployment:
         self.control.release(self.name, version)
         wait_serving(self.control, self.name, version, deadline, newer=True)
         if pinned is not None:
-            self.control.put_policy(self.name, {"latest": {"num_versions": 1}})
+            before = {} if self._before is None else self._before["policy"]
+            after = {"latest": {"num_versions": 1}} if not before or "specific" in before else before
+            self.control.put_policy(self.name, after)
 
     # --- back to what was before ---
 
@@ -243,6 +264,8 @@ class _Deployment:
         if self._added and not versions_on_disk(self._base):
             self.control.delete_model(self.name)
             return None
+        if self._moved and self._before is not None:
+            self.control.put_model(self.name, self._before["base_path"], policy=self._before["policy"])
         # Unloaded first: dropping the hold of a loaded version would put it into service.
         self._unload(version)
         self.control.release(self.name, version)

@@ -113,6 +113,8 @@ class Publication:
         The model's base path, ``<root>/<name>``; created when missing.
     version : int, optional
         The number to publish; by default the next free one.
+    above : int
+        The next free one is greater than this too: a number that a server knows is not given to other files.
 
     Attributes
     ----------
@@ -130,9 +132,10 @@ class Publication:
     ...     publication.commit()
     """
 
-    def __init__(self, folder: Path, version: int | None = None) -> None:
+    def __init__(self, folder: Path, version: int | None = None, *, above: int = 0) -> None:
         self.folder = folder.absolute()
         self._wanted = version
+        self._above = above
         self._created: list[Path] = []
         self._reservation: Path | None = None
         self.version = 0
@@ -179,7 +182,7 @@ class Publication:
                 )
             return wanted
         for _ in range(_RESERVATION_ATTEMPTS):
-            number = next_version(self.folder)
+            number = max(next_version(self.folder), self._above + 1)
             if self._try_reserve(number):
                 return number
         raise PublishError(
