@@ -7,6 +7,7 @@ A SavedModel's signatures come from its MetaGraphDef (not from `tf.saved_model.l
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Final
 
 from serving_server.tensors import Array, DType, TensorParsingError, by_enum, to_array
@@ -49,7 +50,7 @@ class TensorSpec:
     shape: tuple[int, ...] | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)  # no slots: `cached_property` needs a __dict__
 class Signature:
     """One named function of a model; inputs and outputs are sorted by alias."""
 
@@ -58,6 +59,11 @@ class Signature:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     defaults: dict[str, Array]
+
+    @functools.cached_property
+    def output_dtypes(self) -> dict[str, DType]:
+        """The dtype of each output that can be served, by alias."""
+        return {alias: spec.dtype for alias, spec in self.outputs.items() if spec.dtype is not None}
 
 
 def _parse_spec(alias: str, info: Any) -> TensorSpec:

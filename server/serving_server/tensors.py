@@ -10,6 +10,8 @@ Strings are NumPy object arrays of `bytes`; bfloat16 is `ml_dtypes.bfloat16`.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import ml_dtypes
@@ -59,6 +61,7 @@ class DType:
 
 
 _STRING: Final = 7
+_FEW: Final = 24
 _HALF_FIELDS: Final = "half_val"
 _COMPLEX_FIELDS: Final = ("scomplex_val", "dcomplex_val")
 
@@ -129,20 +132,18 @@ def by_numpy(dtype: np.dtype[Any]) -> DType:
     raise TensorParsingError(msg)
 
 
-def _shape_of(proto: Any, itemsize: int) -> tuple[tuple[int, ...], int]:
+def _shape_of(proto: Any, itemsize: int) -> tuple[list[int], int]:
     shape_proto = proto.tensor_shape
+    shape = [dim.size for dim in shape_proto.dim]
+    count = math.prod(shape)
+    if shape and min(shape) < 0:
+        msg = f"shape {shape} has a negative size"
+        raise TensorParsingError(msg)
     if shape_proto.unknown_rank:
         msg = "a tensor needs a known rank"
         raise TensorParsingError(msg)
-    shape = tuple(dim.size for dim in shape_proto.dim)
-    count = 1
-    for size in shape:
-        if size < 0:
-            msg = f"shape {list(shape)} has a negative size"
-            raise TensorParsingError(msg)
-        count *= size
     if count * itemsize > MAX_TENSOR_BYTES:
-        msg = f"shape {list(shape)} is over {MAX_TENSOR_BYTES} bytes"
+        msg = f"shape {shape} is over {MAX_TENSOR_BYTES} bytes"
         raise TensorParsingError(msg)
     return shape, count
 
@@ -161,36 +162,41 @@ def to_array(proto: Any) -> Array:
     TensorParsingError
         Saying what does not fit.
     """
-    dtype = by_enum(proto.dtype)
-    shape, count = _shape_of(proto, dtype.numpy.itemsize)
+    dtype = _BY_ENUM.get(proto.dtype) or by_enum(proto.dtype)
+    numpy_dtype = dtype.numpy
+    shape, count = _shape_of(proto, numpy_dtype.itemsize)
     content = proto.tensor_content
-    if dtype.is_string:
+    if dtype.enum == _STRING:
         return _strings(_split_strings(content, count) if content else proto.string_val, shape, count)
     if content:
-        if len(content) != count * dtype.numpy.itemsize:
-            msg = f"tensor_content has {len(content)} bytes; shape {list(shape)} needs {count * dtype.numpy.itemsize}"
+        if len(content) != count * numpy_dtype.itemsize:
+            msg = f"tensor_content has {len(content)} bytes; shape {shape} needs {count * numpy_dtype.itemsize}"
             raise TensorParsingError(msg)
-        return np.frombuffer(content, dtype.numpy).reshape(shape)
-    values = getattr(proto, dtype.field)
+        return np.frombuffer(content, numpy_dtype).reshape(shape)
+    flat = _typed_values(getattr(proto, dtype.field), dtype, count)
+    if flat.size != count:
+        flat = _fill(flat, count, numpy_dtype)
+    return flat.reshape(shape)
+
+
+def _typed_values(values: Any, dtype: DType, count: int) -> Array:
+    """Return at most `count` elements of a typed field."""
     if dtype.field in _COMPLEX_FIELDS:
         parts = np.array(values[: 2 * count], dtype=dtype.numpy.type(0).real.dtype)
         if parts.size % 2:
             msg = f"{dtype.field} has an odd number of values"
             raise TensorParsingError(msg)
-        flat = parts.view(dtype.numpy)
-    elif dtype.field == _HALF_FIELDS:
-        flat = (np.array(values[:count], dtype=np.int64) & 0xFFFF).astype(np.uint16).view(dtype.numpy)
-    elif dtype.field == "int_val" and dtype.numpy.itemsize < 4:
+        return parts.view(dtype.numpy)
+    if dtype.field == _HALF_FIELDS:
+        return (np.array(values[:count], dtype=np.int64) & 0xFFFF).astype(np.uint16).view(dtype.numpy)
+    if dtype.field == "int_val" and dtype.numpy.itemsize < 4:
         # int32 on the wire; C++ narrows by truncation, NumPy would raise OverflowError.
-        flat = np.array(values[:count], dtype=np.int32).astype(dtype.numpy)
-    else:
-        flat = np.array(values[:count] if len(values) > count else values, dtype=dtype.numpy)
-    return _fill(flat, count, dtype.numpy).reshape(shape)
+        return np.array(values[:count], dtype=np.int32).astype(dtype.numpy)
+    # Few values are quicker as a list, many through the buffer that protobuf's containers offer.
+    return np.array(values[:count] if len(values) > count or count < _FEW else values, dtype=dtype.numpy)
 
 
 def _fill(flat: Array, count: int, dtype: np.dtype[Any]) -> Array:
-    if flat.size == count:
-        return flat
     whole = np.zeros(count, dtype)
     if flat.size:
         whole[: flat.size] = flat
@@ -198,7 +204,7 @@ def _fill(flat: Array, count: int, dtype: np.dtype[Any]) -> Array:
     return whole
 
 
-def _strings(values: Any, shape: tuple[int, ...], count: int) -> Array:
+def _strings(values: Any, shape: Sequence[int], count: int) -> Array:
     whole = np.empty(count, dtype=object)
     given = len(values)
     if given >= count:
@@ -247,6 +253,8 @@ def fill_proto(proto: Any, array: Array, dtype: DType, *, as_content: bool = Fal
     dims = proto.tensor_shape.dim
     for size in array.shape:
         dims.add(size=size)
+    if not array.shape:
+        proto.tensor_shape.SetInParent()  # rank 0 is said, not left out
     if dtype.is_string:
         proto.string_val.extend([v if isinstance(v, bytes) else _encode(v) for v in array.ravel().tolist()])
     elif as_content:

@@ -11,8 +11,8 @@ from serving_server.errors import InternalError, InvalidArgumentError, StatusCod
 from serving_server.inference import Inference, Resolved, VersionStatus
 from serving_server.inputs import check_inputs
 from serving_server.lifecycle.states import State
-from serving_server.tensors import Array, TensorParsingError, fill_proto, to_array
-from serving_server.wire import messages
+from serving_server.tensors import Array, TensorParsingError, to_array
+from serving_server.wire import messages, predict_response
 
 __all__ = [
     "ServableSpec",
@@ -92,16 +92,10 @@ def predict_inputs(inference: Inference, request: Any) -> tuple[Resolved, dict[s
 
 def encode_predict(name: str, resolved: Resolved, outputs: Mapping[str, Array], *, tensor_content: bool) -> bytes:
     """Return the serialized PredictResponse of outputs by alias (copies them)."""
-    response = messages.PredictResponse()
-    spec = response.model_spec
-    spec.name = name
-    spec.version.value = resolved.version
-    spec.signature_name = resolved.signature.name
-    for alias, array in outputs.items():
-        dtype = resolved.signature.outputs[alias].dtype
-        assert dtype is not None  # such a signature fails in the worker
-        fill_proto(response.outputs[alias], array, dtype, as_content=tensor_content)
-    return bytes(response.SerializeToString())
+    signature = resolved.signature
+    return predict_response.encode(
+        name, resolved.version, signature.name, outputs, signature.output_dtypes, tensor_content=tensor_content
+    )
 
 
 def encode_status(statuses: list[VersionStatus]) -> bytes:
