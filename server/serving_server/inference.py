@@ -24,10 +24,19 @@ __all__ = ["Inference", "Resolved", "VersionStatus"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resolved:
-    """A request's target: one signature of one loaded version."""
+    """A request's target: one signature of one loaded version, and what all its requests have in common.
+
+    Attributes
+    ----------
+    servable : ServedVersion
+    signature : Signature
+    outputs : tuple of str
+        Aliases of all outputs.
+    """
 
     servable: ServedVersion
     signature: Signature
+    outputs: tuple[str, ...]
 
     @property
     def version(self) -> int:
@@ -75,7 +84,11 @@ class Inference:
             As `servable`; `SignatureNotFoundError` when the version has no such signature.
         """
         servable = self.servable(model, version, label)
-        return Resolved(servable, signature_of(servable.signatures, signature_name))
+        resolved = servable.resolved.get(signature_name)
+        if resolved is None:
+            signature = signature_of(servable.signatures, signature_name)
+            resolved = servable.resolved[signature_name] = Resolved(servable, signature, tuple(signature.outputs))
+        return cast("Resolved", resolved)
 
     def predict(
         self,
@@ -111,12 +124,17 @@ class Inference:
         """
         signature = resolved.signature
         check_inputs(signature, arrays.keys())
-        outputs = select_outputs(signature, output_filter)
+        outputs = select_outputs(signature, output_filter) if output_filter else resolved.outputs
         if signature.name in INIT_SIGNATURES or not outputs:
             msg = f'signature "{signature.name}" has no outputs to compute; it is bookkeeping of the SavedModel'
             raise InvalidArgumentError(msg)
         # Feed order is the signature's, so that equal requests share a batch whatever order a client wrote.
-        inputs = {alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs}
+        if len(arrays) == 1 == len(signature.inputs):
+            inputs = dict(arrays)
+        else:
+            inputs = {
+                alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs
+            }
         check_dtypes(signature, inputs)
         return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done))
 

@@ -105,18 +105,20 @@ def check_dtypes(signature: Signature, arrays: Mapping[str, Array]) -> None:
     InvalidArgumentError
         Naming the input, what it wants and what came.
     """
-    for index, (alias, array) in enumerate(arrays.items()):
-        spec = signature.inputs[alias]
+    inputs = signature.inputs
+    for alias, array in arrays.items():
+        spec = inputs[alias]
         if spec.dtype is None or not spec.tensor_name:
             msg = f'input "{alias}" of signature "{signature.name}" is sparse, composite or of a type not served'
             raise InvalidArgumentError(msg)
         if spec.dtype.numpy is array.dtype or spec.dtype.numpy == array.dtype:
             continue
+        index = list(arrays).index(alias)
         msg = f"Expects arg[{index}] to be {spec.dtype.name} but {by_numpy(array.dtype).name} is provided"
         raise InvalidArgumentError(f'{msg} (input "{alias}" of signature "{signature.name}" is {describe(spec)})')
 
 
-def select_outputs(signature: Signature, output_filter: Sequence[str]) -> Sequence[str]:
+def select_outputs(signature: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:
     """Return the aliases of the outputs to compute: those asked for, or all.
 
     Raises

@@ -92,6 +92,8 @@ class ServedVersion:
         self.signatures: dict[str, Signature] = {}
         self.signature_defs: Any = SignatureDefMap()
         self.frozen: tuple[str, ...] = ()
+        #: What `serving_server.inference` has found out about each signature, by the name in requests.
+        self.resolved: dict[str, Any] = {}
         self.statistics = Statistics()
         self._loop = asyncio.get_running_loop()
         self._options = options
@@ -187,8 +189,6 @@ class ServedVersion:
         assert scheduler is not None
         scheduler.submit(task)
         self._idle.clear()
-        if task.deadline is not None:
-            task.timer = self._loop.call_at(task.deadline, scheduler.expire, task)
         return lambda: scheduler.cancel(task)
 
     @property
@@ -277,6 +277,7 @@ class ServedVersion:
     async def close(self) -> None:
         """End the worker and free what it holds. Idempotent."""
         self._closing = True
+        self.resolved.clear()  # it refers to this object
         if self._scheduler is not None:
             # Nothing is pending after a drain; what a cut-short drain left is answered here.
             self._scheduler.fail(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 from serving_server.errors import StatusCode
@@ -32,6 +33,17 @@ class Statistics:
             micros = seconds * 1e6
             self._latency_sum_us += micros
             self._buckets[bisect.bisect_left(LATENCY_BOUNDS_US, micros)] += 1
+
+    def successes(self, created: Iterable[float], now: float) -> None:
+        """Count requests answered with success at `now`, by when each came; both in seconds on one clock."""
+        buckets, total, count = self._buckets, 0.0, 0
+        for start in created:
+            micros = (now - start) * 1e6
+            total += micros
+            count += 1
+            buckets[bisect.bisect_left(LATENCY_BOUNDS_US, micros)] += 1
+        self._latency_sum_us += total
+        self._requests[StatusCode.OK] += count
 
     def batch(self, rows: int, padding: int, run_ns: int) -> None:
         """Count a run: its rows, those added as padding, and how long the graph ran (ns)."""

@@ -83,16 +83,18 @@ def _inner(tasks: Sequence[Task], alias: str) -> tuple[int, ...]:
 
 def _join(target: Array, tasks: Sequence[Task], alias: str) -> None:
     row = 0
+    inner = target.shape[1:]
     for task in tasks:
         array = task.inputs[alias]
-        part = target[row : row + task.rows]
-        if array.shape[1:] == target.shape[1:]:
-            part[...] = array
+        stop = row + task.rows
+        if array.shape[1:] == inner:
+            target[row:stop] = array
         else:
+            part = target[row:stop]
             # Shorter than the longest in the batch: padded with its own first value (pad_variable_length_inputs).
             part[...] = array.flat[0] if array.size else np.zeros((), target.dtype)
             part[tuple(slice(size) for size in array.shape)] = array
-        row += task.rows
+        row = stop
     _pad_rows(target, row, tasks)
 
 
@@ -165,7 +167,16 @@ def split(tasks: Sequence[Task], outputs: dict[str, Array], rows: int) -> list[d
         return [outputs]
     parts = []
     row = 0
+    if len(outputs) == 1:
+        ((alias, array),) = outputs.items()
+        for task in tasks:
+            stop = row + task.rows
+            parts.append({alias: array[row:stop]})
+            row = stop
+        return parts
+    items = outputs.items()
     for task in tasks:
-        parts.append({alias: array[row : row + task.rows] for alias, array in outputs.items()})
-        row += task.rows
+        stop = row + task.rows
+        parts.append({alias: array[row:stop] for alias, array in items})
+        row = stop
     return parts

@@ -12,12 +12,14 @@ again by itself, so that the error reaches only the request that caused it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from serving_server.batching.assembly import assemble, read_outputs, split
+from serving_server.batching.deadlines import Deadlines
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.splitting import split_task
 from serving_server.batching.task import Task
@@ -109,6 +111,7 @@ class Scheduler:
         self._pending = 0
         self._wakeup_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self._open_tasks, self._expire)
         self._failure: ServingError | None = None
 
     # -- lanes -------------------------------------------------------------------------------------------------------
@@ -170,6 +173,8 @@ class Scheduler:
             self._pending += 1
         else:
             self._enqueue(task, made, self._parameters)
+        if task.deadline is not None:
+            self._deadlines.watch(task.deadline)
         self._wake()
 
     def cancel(self, task: Task) -> None:
@@ -179,10 +184,14 @@ class Scheduler:
             for piece in task.pieces:
                 self.cancel(piece)
 
-    def expire(self, task: Task) -> None:
+    def _open_tasks(self) -> Iterator[Task]:
+        """Give every request that is not answered, and perhaps some that are."""
+        for batch in itertools.chain(self._single, *self._queues.values(), self._running.values()):
+            for task in batch.tasks:
+                yield task.whole or task
+
+    def _expire(self, task: Task) -> None:
         """Answer a request whose deadline has passed."""
-        if task.done:
-            return
         waiting = task.batch is not None or any(piece.batch is not None for piece in task.pieces)
         if waiting and self._parameters is not None:
             self._answer(task, ResourceExhaustedError("Run() timeout exceeded while waiting in batching queue"))
@@ -202,6 +211,7 @@ class Scheduler:
         self._single.clear()
         self._queues.clear()
         self._stop_timer()
+        self._deadlines.stop()
         for batch in batches:
             for task in batch.tasks:
                 task.batch = None
@@ -212,6 +222,7 @@ class Scheduler:
     def close(self) -> None:
         """Close all lanes. Idempotent."""
         self._stop_timer()
+        self._deadlines.stop()
         for lane in self._lanes:
             lane.close()
         self._free.clear()
@@ -225,27 +236,29 @@ class Scheduler:
     # -- queues --------------------------------------------------------------------------------------------------------
 
     def _callable(self, task: Task) -> _Callable:
-        key = (task.signature.name, tuple(task.inputs), tuple(task.outputs))
+        # Inputs are always all of the signature's, in its order.
+        key = (task.signature.name, task.outputs)
         found = self._callables.get(key)
         if found is None:
             # Each costs memory in the worker, and clients choose the filters: the last ones compute all outputs.
-            outputs = task.outputs if len(self._callables) < _MAX_CALLABLES else tuple(task.signature.outputs)
+            outputs: tuple[str, ...] = (
+                task.outputs if len(self._callables) < _MAX_CALLABLES else tuple(task.signature.outputs)
+            )
             feeds = [task.signature.inputs[alias].tensor_name for alias in task.inputs]
             fetches = [task.signature.outputs[alias].tensor_name for alias in outputs]
             found = _Callable(len(self._callables), (feeds, fetches), outputs)
             if outputs is task.outputs:
                 self._callables[key] = found
             else:
-                key = (task.signature.name, tuple(task.inputs), tuple(outputs))
-                found = self._callables.setdefault(key, found)
+                found = self._callables.setdefault((task.signature.name, outputs), found)
         return found
 
     def _enqueue(self, task: Task, made: _Callable, parameters: BatchingParameters) -> None:
-        task.rows = _rows(task, parameters)
+        task.rows = rows = _rows(task, parameters)
         if parameters.pad_variable_length_inputs:
             inner: Hashable = tuple(array.ndim for array in task.inputs.values())
         else:
-            inner = tuple(array.shape[1:] for array in task.inputs.values())
+            inner = tuple([array.shape[1:] for array in task.inputs.values()])
         key = (made.number, inner)
         queue = self._queues.get(key)
         if queue is None:
@@ -254,30 +267,30 @@ class Scheduler:
                 raise UnavailableError(msg)
             queue = self._queues[key] = deque()
         limit = parameters.batch_limit
-        if task.rows <= limit:
-            self._put(queue, task, made, parameters)
+        if rows <= limit:
+            self._put(queue, task, made, limit, parameters.max_enqueued_batches)
             return
         batch = queue[-1] if queue else None
         room = limit - batch.rows if batch is not None and not batch.closed and batch.rows < limit else limit
-        more = -(-(task.rows - room) // limit) + (room == limit)
+        more = -(-(rows - room) // limit) + (room == limit)
         if len(queue) + more > parameters.max_enqueued_batches:
-            raise UnavailableError(_queue_is_full(len(queue), parameters))
+            raise UnavailableError(_queue_is_full(len(queue), parameters.max_enqueued_batches))
         task.pieces = split_task(task, room, limit, self.cancel, self._settle)
         for piece in task.pieces:
-            self._put(queue, piece, made, parameters)
+            self._put(queue, piece, made, limit, parameters.max_enqueued_batches)
 
-    def _put(self, queue: deque[_Batch], task: Task, made: _Callable, parameters: BatchingParameters) -> None:
+    def _put(self, queue: deque[_Batch], task: Task, made: _Callable, limit: int, max_enqueued: int) -> None:
         batch = queue[-1] if queue else None
-        if batch is None or batch.closed or batch.rows + task.rows > parameters.batch_limit:
-            if len(queue) >= parameters.max_enqueued_batches:
-                raise UnavailableError(_queue_is_full(len(queue), parameters))
+        if batch is None or batch.closed or batch.rows + task.rows > limit:
+            if len(queue) >= max_enqueued:
+                raise UnavailableError(_queue_is_full(len(queue), max_enqueued))
             if batch is not None:
                 batch.closed = True
             batch = _Batch(made, task.created, batched=True)
             queue.append(batch)
         batch.add(task)
         self._pending += 1
-        if batch.rows >= parameters.batch_limit:
+        if batch.rows >= limit:
             batch.closed = True
 
     def _leave_queue(self, task: Task) -> None:
@@ -398,9 +411,11 @@ class Scheduler:
                 self._finish(batch, error)
                 return
         now = self._loop.time()
+        created = []
         for task, part in zip(batch.tasks, parts, strict=True):
-            if task.finish(part, None) and not task.is_piece:
-                self._statistics.request(StatusCode.OK, now - task.created)
+            if task.finish(part, None) and task.whole is None:
+                created.append(task.created)
+        self._statistics.successes(created, now)
         self._pending -= len(batch.tasks)
         self._check_idle()
 
@@ -429,7 +444,7 @@ class Scheduler:
         self._settle(task, None, error)
 
     def _settle(self, task: Task, outputs: dict[str, Array] | None, error: ServingError | None) -> None:
-        if task.finish(outputs, error) and not task.is_piece:
+        if task.finish(outputs, error) and task.whole is None:
             code = StatusCode.OK if error is None else error.code
             self._statistics.request(code, self._loop.time() - task.created)
 
@@ -451,10 +466,10 @@ def _not_handed_over(error: Exception) -> ServingError:
     return InternalError(f"cannot put this batch together: {type(error).__name__}: {error}")
 
 
-def _queue_is_full(enqueued: int, parameters: BatchingParameters) -> str:
+def _queue_is_full(enqueued: int, limit: int) -> str:
     return (
         f"The batch scheduling queue to which this task was submitted is full; currently {enqueued} batches enqueued "
-        f"and max_enqueued_batches is {parameters.max_enqueued_batches}"
+        f"and max_enqueued_batches is {limit}"
     )
 
 

@@ -62,6 +62,6 @@ def split_task(
         inputs = {alias: array[start:stop] for alias, array in task.inputs.items()}
         piece = Task(task.signature, inputs, task.outputs, task.created, task.deadline, one_done(index))
         piece.rows = stop - start
-        piece.is_piece = True
+        piece.whole = task
         pieces.append(piece)
     return pieces

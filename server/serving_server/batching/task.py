@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from serving_server.errors import ServingError
@@ -24,18 +23,16 @@ class Task:
     signature : Signature
     inputs : dict of str to numpy.ndarray
         By alias, in feed order; dtypes already checked.
-    outputs : sequence of str
+    outputs : tuple of str
         Aliases to compute.
     rows : int
         Size of the 0th dimension when batched; 1 otherwise.
     deadline : float or None
         On the loop's clock, seconds.
-    is_piece : bool
-        Whether it is a part of a larger request, which alone counts in the statistics.
+    whole : Task or None
+        The larger request that it is a part of; only that one counts in the statistics and has a deadline to watch.
     created : float
         When it came, on the loop's clock.
-    timer : asyncio.TimerHandle or None
-        Fires at the deadline; stopped by the answer.
     pieces : sequence of Task
         What it was cut into, when it is larger than a batch (see `serving_server.batching.splitting`).
     batch : object or None
@@ -48,19 +45,18 @@ class Task:
         "created",
         "deadline",
         "inputs",
-        "is_piece",
         "outputs",
         "pieces",
         "rows",
         "signature",
-        "timer",
+        "whole",
     )
 
     def __init__(
         self,
         signature: Signature,
         inputs: dict[str, Array],
-        outputs: Sequence[str],
+        outputs: tuple[str, ...],
         created: float,
         deadline: float | None,
         on_done: OnDone,
@@ -69,10 +65,9 @@ class Task:
         self.inputs = inputs
         self.outputs = outputs
         self.rows = 1
-        self.is_piece = False
+        self.whole: Task | None = None
         self.batch: object | None = None
         self.pieces: Sequence[Task] = ()
-        self.timer: asyncio.TimerHandle | None = None
         self.created = created
         self.deadline = deadline
         self._on_done: OnDone | None = on_done
@@ -87,7 +82,6 @@ class Task:
         on_done, self._on_done = self._on_done, None
         if on_done is None:
             return False
-        self._release()
         on_done(outputs, error)
         return True
 
@@ -95,10 +89,4 @@ class Task:
         """Forget whom to tell; says whether it was still open."""
         was_open = self._on_done is not None
         self._on_done = None
-        self._release()
         return was_open
-
-    def _release(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
