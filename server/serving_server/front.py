@@ -48,6 +48,10 @@ _MAX_SOCKET_PATH: Final = 100
 
 _RECORD_SCHEMA: Final = 1
 
+#: Requests make few reference cycles, so looking for them at Python's default pace (every 700 objects) only costs: with
+#: these, a one-row request takes 18 % less CPU at 64 in flight, as much as with the collector off.
+_GC_THRESHOLDS: Final = (50_000, 20, 100)
+
 
 class Front:
     """The whole server but its process. All calls on the loop.
@@ -95,6 +99,7 @@ class Front:
             # Whatever lives now lives as long as the process; the collector need not look at it again.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
             await self._catalog.start()
             self._watch_owner()
             await self._stopping.wait()
