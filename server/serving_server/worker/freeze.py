@@ -1,6 +1,6 @@
 """Turn variables into constants at load, where that is provably harmless: TensorFlow can then fold and pre-pack them.
 
-Measured gains are in the README's table. A signature is frozen when nothing between its inputs and outputs writes
+`python -m tests.bench.limit` measures the gain. A signature is frozen when nothing between its inputs and outputs writes
 state or uses any resource but variables it reads, and when its frozen answers to sample inputs equal the original's.
 Everything else runs as it was loaded. TensorFlow Serving does not do this.
 """
