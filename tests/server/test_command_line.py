@@ -203,6 +203,13 @@ def test_the_front_does_not_execute_tensorflow_and_stays_small(server: Any, mode
     assert rss <= 90e6
 
 
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_NOFILE"), reason="psutil tells limits of processes on Linux only")
+def test_the_front_may_open_as_many_files_as_the_system_lets_it(server: Any) -> None:
+    process: ServerProcess = server()
+    soft, hard = psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert soft == hard or soft >= 65_536
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda s: s.name)
 def test_a_signal_ends_it_in_order(server: Any, models_dir: Path, how: signal.Signals) -> None:
     process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'half_plus_two'}")
