@@ -46,6 +46,7 @@ class HttpServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._servers: list[asyncio.Server] = []
+        self._unsent: list[Connection] = []
         self._unix: list[tuple[Path, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,6 +144,21 @@ class HttpServer:
         self.connections.discard(connection)
         if not self.connections:
             self._empty.set()
+
+    def send_soon(self, connection: Connection) -> None:
+        """Call the connection's `send_answer` when this turn of the loop has made all its answers.
+
+        The answers of a batch then leave in one go. Each sent when it is made wakes the client's process each time,
+        and this one loses the processor to it.
+        """
+        if not self._unsent:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._send)
+        self._unsent.append(connection)
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.send_answer()
 
     def now(self) -> float:
         """Return the loop's time in seconds."""

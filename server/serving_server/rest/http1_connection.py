@@ -44,6 +44,9 @@ class Owner(Protocol):
     def left(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
 
+    def send_soon(self, connection: Connection) -> None:
+        """Call `Connection.send_answer` at the end of this turn of the loop."""
+
     def now(self) -> float:
         """Return the loop's time in seconds."""
 
@@ -98,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._ready_bytes = 0  # of answers that wait for their turn
         self._busy = False  # inside _pump, which sends what is answered meanwhile
+        self._answer = b""  # the last one, about to be sent
         self._deadline = math.inf
         self._now = owner.now
         self._may_pipeline = owner.limits.max_pipelined > 1
@@ -123,6 +127,7 @@ class Connection(asyncio.Protocol):
                     logger.exception("Cancelling a request of a client that went away failed")
 
     def eof_received(self) -> bool:
+        self.send_answer()
         return False  # closes the transport, hence connection_lost: see the class
 
     def pause_writing(self) -> None:
@@ -139,6 +144,8 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         if reader.ended:
             return  # the rest of a refused request, or bytes behind the last one
+        if self._answer:
+            self.send_answer()
         begun = reader.begun
         reader.feed(data)
         complete = reader.complete
@@ -201,14 +208,21 @@ class Connection(asyncio.Protocol):
         ):
             # The usual case: nothing else is on its way; what follows is `_pump` for just this.
             slots.clear()
-            self._transport.write(wire[0])
-            if not self._write_paused:
-                self._deadline = self._now() + self._limits.idle_timeout
+            self._answer = wire[0]
+            self._owner.send_soon(self)
             return
         slot.wire = wire
         self._ready_bytes += len(wire[0]) + len(wire[1])
         if not self._busy:
             self._pump()
+
+    def send_answer(self) -> None:
+        """Send what `finish` has left to be sent; nothing else has happened on this connection since."""
+        answer, self._answer = self._answer, b""
+        if answer and not self.lost and not self._transport.is_closing():
+            self._transport.write(answer)
+            if not self._write_paused:
+                self._deadline = self._now() + self._limits.idle_timeout
 
     def _pump(self) -> None:
         """Start what may run, send what is ready, and settle what to read and to wait for."""
@@ -341,6 +355,7 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """Close now if no request runs or arrives, else after the last answer; the server is stopping."""
+        self.send_answer()
         if not self._slots and not self._reader.receiving and not self._lingering:
             self._transport.close()
 
