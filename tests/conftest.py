@@ -121,7 +121,7 @@ def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         yield get
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_server(shared_servers: Callable[..., SharedServer]) -> SharedServer:
     """One server for all tests that only ask: `shared_server.serve("multi")` loads a model when first needed.
 
@@ -131,7 +131,13 @@ def shared_server(shared_servers: Callable[..., SharedServer]) -> SharedServer:
     return shared_servers()
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(scope="session")
+def both_servers(shared_servers: Callable[..., SharedServer]) -> dict[str, SharedServer]:
+    """The shared servers by their transport: for tests that compare the two."""
+    return {transport: shared_servers(transport) for transport in TRANSPORTS}
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def grpc_server(request: pytest.FixtureRequest, shared_servers: Callable[..., SharedServer]) -> SharedServer:
     """`shared_server` once on each gRPC transport: every test that is about gRPC runs on both."""
     return shared_servers(request.param)

@@ -401,15 +401,15 @@ class SharedServer(ServerProcess):
     def __init__(self, models_dir: Path, *flags: str, directory: Path, command: Sequence[str] = _SERVER) -> None:
         super().__init__(*flags, directory=directory, command=command)
         self._models_dir = models_dir
-        self._served: set[str] = set()
+        self.served: set[str] = set()
 
     def serve(self, name: str) -> str:
         """Load all versions of the model, wait until they are AVAILABLE, and return its name."""
-        if name not in self._served:
+        if name not in self.served:
             base_path = self._models_dir / name
             self.put_model(name, base_path, policy={"all": {}})
             self.wait_available(name, *(int(folder.name) for folder in base_path.iterdir()))
-            self._served.add(name)
+            self.served.add(name)
         return name
 
 
