@@ -59,6 +59,9 @@ class Connection(Protocol):
     def finished(self, call: Call) -> None:
         """Forget a call that is answered."""
 
+    def unqueued(self) -> None:
+        """Take note that an answer which had to wait has left."""
+
 
 class Call:
     """A request and the way to answer it. All calls on the loop.
@@ -220,6 +223,7 @@ class Call:
         """All that was queued is on its way (see `flow.Sending`)."""
         if ended:
             self._connection.finished(self)
+            self._connection.unqueued()
         elif self.on_drain is not None:
             self.on_drain()
 

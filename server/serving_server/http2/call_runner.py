@@ -152,7 +152,8 @@ class CallRunner(RequestStreams):
         if self._final and not self.calls and not self.closing:
             self._close()
 
-    def _start_waiting(self) -> None:
+    def unqueued(self) -> None:
+        """Start what waited for an answer to leave."""
         while self._waiting and self.output.queued <= self.limits.max_queued_bytes:
             call, message = self._waiting.popleft()
             if call.open:

@@ -103,6 +103,10 @@ class RequestStreams(Connection):
         """Forget what is held for a call that has ended."""
         raise NotImplementedError
 
+    def unqueued(self) -> None:
+        """Take note that an answer which had to wait has left."""
+        raise NotImplementedError
+
     # -- headers -------------------------------------------------------------------------------------------------------
 
     def _on_headers(self, stream_id: int, block: bytes, *, ended: bool) -> None:

@@ -103,6 +103,26 @@ class ServerConnection(CallRunner):
             log.debug("closing a TLS connection that did not agree on h2 by ALPN")
             self.abort()
             return
+
+    def _take_preface(self, data: bytearray) -> int:
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            if data.startswith(_HTTP_1_METHODS):
+                self.output.send(_HTTP_1_ANSWER)
+                self._close()
+                return 0
+            self._greet()
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
+        if len(data) < len(PREFACE) + 9:
+            return 0
+        self._greet()
+        word, flags, _ = unpack_header(data, len(PREFACE))
+        if word & 0xFF != SETTINGS or flags & 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no SETTINGS behind the preface")
+        return len(PREFACE)
+
+    def _greet(self) -> None:
+        """Send our side of the preface. Not before the client's has come, who may speak HTTP/1.1 by mistake."""
+        limits = self.limits
         values = {
             Setting.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
             Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -111,20 +131,6 @@ class ServerConnection(CallRunner):
         }
         more = limits.connection_window - DEFAULT_WINDOW
         self.output.send(settings_frame(values) + (window_update(0, more) if more else b""))
-
-    def _take_preface(self, data: bytearray) -> int:
-        if not PREFACE.startswith(data[: len(PREFACE)]):
-            if data.startswith(_HTTP_1_METHODS):
-                self.output.pieces[:] = [_HTTP_1_ANSWER]
-                self._close()
-                return 0
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
-        if len(data) < len(PREFACE) + 9:
-            return 0
-        word, flags, _ = unpack_header(data, len(PREFACE))
-        if word & 0xFF != SETTINGS or flags & 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no SETTINGS behind the preface")
-        return len(PREFACE)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -156,7 +162,7 @@ class ServerConnection(CallRunner):
         super().check_time(now)
         if self.closing:
             return
-        self._start_waiting()
+        self.unqueued()
         self._check_streams(now)
         if now >= self._door_at:
             self._close_door()
