@@ -2,10 +2,11 @@
 
     python -m tests.bench.data_plane [--quick] [--models half_plus_two,mlp] [--markdown FILE]
 
-Servers: ours with its own gRPC transport and REST, and ours with the grpcio transport; beside them the in-process limit
-of each model. The load generator (h2load, Debian's nghttp2-client) runs on the same machine. Rounds alternate between
-the servers, so that drift of the machine hits all of them; ratios are medians of ratios of neighbouring rounds. CPU is
-user + system of the front and the workers, not of the client.
+Servers: ours with its own gRPC transport and REST, ours with the grpcio transport, and for half_plus_two a minimal
+Tornado handler (`tests.bench.rest_peer`); beside them the in-process limit of each model. The load generator (h2load,
+Debian's nghttp2-client) runs on the same machine. Rounds alternate between the servers, so that drift of the machine
+hits all of them; ratios are medians of ratios of neighbouring rounds. CPU is user + system of the front and the
+workers, not of the client.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from serving_server.wire.messages import PredictRequest
 from tests import models
 from tests.bench import load_h2load
 from tests.bench.bench_models import PAYLOAD_FLOATS
+from tests.bench.rest_peer import RestPeer
 from tests.servers import ServerProcess
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -80,7 +82,7 @@ class Target:
     """One way into a server, and what was measured there."""
 
     label: str
-    server: ServerProcess
+    server: ServerProcess | RestPeer
     url: str
     body: bytes
     grpc: bool
@@ -96,13 +98,15 @@ class Target:
         self.rounds.append((found, cpu / max(1, found.requests) * 1e6))
 
 
-def _processes(server: ServerProcess) -> list[psutil.Process]:
+def _processes(server: ServerProcess | RestPeer) -> list[psutil.Process]:
+    if isinstance(server, RestPeer):
+        return server.processes()
     front = psutil.Process(server.pid)
     forkserver = server.control("GET", "/status")[1]["forkserver"]["pid"]
     return [front, *psutil.Process(forkserver).children()]
 
 
-def _cpu(server: ServerProcess) -> float:
+def _cpu(server: ServerProcess | RestPeer) -> float:
     """User and system seconds of the front and all workers so far."""
     total = 0.0
     for process in _processes(server):
@@ -112,7 +116,7 @@ def _cpu(server: ServerProcess) -> float:
     return total
 
 
-def _rss(server: ServerProcess) -> float:
+def _rss(server: ServerProcess | RestPeer) -> float:
     return sum(process.memory_info().rss for process in _processes(server)) / 1e6
 
 
@@ -144,7 +148,7 @@ def _alias(server: ServerProcess, case: Case) -> str:
     return str(alias)
 
 
-def _targets(servers: dict[str, ServerProcess], case: Case) -> list[Target]:
+def _targets(servers: dict[str, ServerProcess], peer: RestPeer, case: Case) -> list[Target]:
     body = case.grpc_body(_alias(servers["own"], case))
     path = "/tensorflow.serving.PredictionService/Predict"
     found = [
@@ -153,7 +157,10 @@ def _targets(servers: dict[str, ServerProcess], case: Case) -> list[Target]:
     ]
     if case.name != "payload":
         own = servers["own"]
-        found.append(Target("REST", own, f"{own.rest_url}/v1/models/{case.name}:predict", case.rest_body(), False))
+        path = f"/v1/models/{case.name}:predict"
+        found.append(Target("REST", own, own.rest_url + path, case.rest_body(), False))
+        if case.name == "half_plus_two":
+            found.append(Target("tornado", peer, peer.rest_url + path, case.rest_body(), False))
     return found
 
 
@@ -165,16 +172,25 @@ def _check(target: Target) -> None:
         raise RuntimeError(f"{target.label} {target.url}: {failed} failed, answers of {sorted(sizes)} bytes")
 
 
-def _row(case: Case, in_flight: int, target: Target, base: Target) -> list[str]:
+def _ratio(target: Target, targets: list[Target], label: str) -> str:
+    """The median ratio of rows/s to another target of the same rounds."""
+    for base in targets:
+        if base.label == label:
+            pairs = zip(target.rounds, base.rounds, strict=True)
+            return f"{statistics.median(a.rate / b.rate for (a, _), (b, _) in pairs):.2f}"
+    return "-"
+
+
+def _row(case: Case, in_flight: int, target: Target, targets: list[Target]) -> list[str]:
     rates = [found.rate for found, _ in target.rounds]
-    ratios = [a.rate / b.rate for (a, _), (b, _) in zip(target.rounds, base.rounds, strict=True)]
     cpu = statistics.median(cpu for _, cpu in target.rounds)
     return [
         case.name,
         str(in_flight),
         target.label,
         f"{statistics.median(rates):,.0f}",
-        f"{statistics.median(ratios):.2f}",
+        _ratio(target, targets, "gRPC grpcio"),
+        _ratio(target, targets, "tornado"),
         f"{cpu:.1f}",
         f"{statistics.median(f.p50_ms for f, _ in target.rounds):.2f}",
         f"{statistics.median(f.p99_ms for f, _ in target.rounds):.2f}",
@@ -188,6 +204,7 @@ HEADER: Final = [
     "way in",
     "rows/s",
     "vs grpcio",
+    "vs tornado",
     "server CPU us/row",
     "p50 ms",
     "p99 ms",
@@ -266,20 +283,19 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="serving-bench-") as name:
         folder = Path(name)
         sources = _build(folder)
-        with _servers(folder, sources, cases) as servers:
+        with _servers(folder, sources, cases) as servers, RestPeer() as peer:
             for case in cases:
                 for in_flight in map(int, options.in_flight.split(",")):
-                    targets = _targets(servers, case)
+                    targets = _targets(servers, peer, case)
                     for target in targets:  # not counted: first-use allocations
                         target.measure(in_flight, 0.3)
                         target.rounds.clear()
                     for _ in range(rounds):
                         for target in targets:
                             target.measure(in_flight, seconds)
-                    base = next(target for target in targets if target.label == "gRPC grpcio")
                     for target in targets:
                         _check(target)
-                        rows.append(_row(case, in_flight, target, base))
+                        rows.append(_row(case, in_flight, target, targets))
                         print(" ".join(f"{cell:>14}" for cell in rows[-1]), flush=True)
         limits = "" if options.no_limits else _limits(sources, cases)
     when = f"{datetime.date.today():%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
