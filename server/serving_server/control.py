@@ -86,8 +86,8 @@ class Control:
             ("POST", model + "/poll", self._post_poll),
             ("GET", model + "/batching", self._get_batching),
             ("PATCH", model + "/batching", self._patch_batching),
-            ("PUT", model + r"/versions/(?P<version>\d+)/hold", self._put_hold),
-            ("DELETE", model + r"/versions/(?P<version>\d+)/hold", self._delete_hold),
+            ("PUT", model + r"/versions/(?P<version>\d{1,19})/hold", self._put_hold),
+            ("DELETE", model + r"/versions/(?P<version>\d{1,19})/hold", self._delete_hold),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
 
@@ -138,7 +138,7 @@ class Control:
         return {**self._status(), "models": {name: self._model(name) for name in self._catalog.names()}}
 
     async def _get_statistics(self, body: Any) -> _Result:
-        return {"models": self._catalog.statistics()}
+        return {"uptime_s": self._status()["uptime_s"], "models": self._catalog.statistics()}
 
     async def _post_shutdown(self, body: Any) -> _Result:
         self._shutdown("asked to by the control channel")

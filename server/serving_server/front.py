@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import glob
 import logging
 import os
 import resource
@@ -143,6 +144,8 @@ class Front:
         self._endpoints["rest"] = f"http://{_address(_reachable(host), bound[0][1])}"
 
     async def _bind_control(self, record: Path) -> dict[str, Any]:
+        for stale in record.parent.glob(f"{glob.escape(record.stem)}-????????.sock"):
+            stale.unlink(missing_ok=True)  # of a killed server: the record's lock is ours, so nobody else uses them
         path = record.with_name(f"{record.stem}-{self.instance_id[:8]}.sock")
         if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
             await self._control.start_unix(path)

@@ -85,7 +85,15 @@ class ServedVersion:
     statistics : Statistics
     """
 
-    def __init__(self, model: str, version: int, path: Path, options: LoadOptions, forkserver: ForkServer) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        path: Path,
+        options: LoadOptions,
+        forkserver: ForkServer,
+        statistics: Statistics,
+    ) -> None:
         self.model = model
         self.version = version
         self.path = path
@@ -94,7 +102,7 @@ class ServedVersion:
         self.frozen: tuple[str, ...] = ()
         #: What `serving_server.inference` has found out about each signature, by the name in requests.
         self.resolved: dict[str, Any] = {}
-        self.statistics = Statistics()
+        self.statistics = statistics
         self._loop = asyncio.get_running_loop()
         self._options = options
         self._forkserver = forkserver
@@ -334,9 +342,12 @@ class WorkerLoader:
         self._forkserver = forkserver
         self._options = options
         self._batching_of = batching_of
+        # By model and version: counters go on after a restart of the worker, as monitoring expects of counters.
+        self._statistics: dict[tuple[str, int], Statistics] = {}
 
     async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
-        served = ServedVersion(model, version, path, self._options, self._forkserver)
+        statistics = self._statistics.setdefault((model, version), Statistics())
+        served = ServedVersion(model, version, path, self._options, self._forkserver, statistics)
         await served.load(self._batching_of(model), on_step)
         return served

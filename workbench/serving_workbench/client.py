@@ -190,7 +190,8 @@ class PredictClient:
                 hint = f"Nothing came in {timeout:g} s: pass a longer timeout=, or look at the status of '{name}'."
             elif code == "UNAVAILABLE" and "failed to connect" in str(error.details()).lower():
                 hint = f"No server listens at {self.endpoint}: it was stopped or restarted; serve or connect again."
-            raise PredictError(f"{code}: {error.details()}", code=code, hint=hint) from error
+            # `from None`: gRPC's own traceback fills a screen and says nothing more.
+            raise PredictError(f"{code}: {error.details()}", code=code, hint=hint) from None
 
 
 def _fill_spec(spec: Any, name: str, version: int | None) -> None:

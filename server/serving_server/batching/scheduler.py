@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 #: Requests that may wait when batching is off; more means that the server cannot keep up, and waiting only adds delay.
 MAX_WAITING: Final = 16_384
 
+#: How long the loss of one lane waits for the news that the worker as a whole has ended. Seconds.
+_LANE_LOSS_SECONDS: Final = 1.0
+
 #: Kinds of request that may wait at once, per version; shapes are the client's choice.
 _MAX_QUEUES: Final = 1024
 
@@ -451,6 +454,14 @@ class Scheduler:
     def _lane_closed(self, lane: FrontLane) -> None:
         if lane in self._free:
             self._free.remove(lane)
+        elif lane in self._running:
+            # The whole worker has ended, most likely: then `fail` answers, with the reason, which comes by another way.
+            self._loop.call_later(_LANE_LOSS_SECONDS, self._lane_lost, lane)
+
+    def _lane_lost(self, lane: FrontLane) -> None:
+        batch = self._running.pop(lane, None)
+        if batch is not None:
+            self._finish(batch, UnavailableError("the connection to the worker was lost; the request may be retried"))
 
     def _check_idle(self) -> None:
         if self._pending == 0:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, UnavailableError
@@ -20,7 +20,10 @@ __all__ = ["ForkServer", "describe_exit"]
 
 log = logging.getLogger(__name__)
 
-_MAX_STARTS = 5
+_MAX_STARTS: Final = 5
+
+#: A fork takes milliseconds, but the first waits for the import of TensorFlow, which a cold disk makes long. Seconds.
+_FORK_SECONDS: Final = 180.0
 
 
 def describe_exit(status: int) -> str:
@@ -90,7 +93,7 @@ class ForkServer:
         Raises
         ------
         UnavailableError
-            When the forkserver cannot be (re)started or the system refuses another process.
+            When the forkserver cannot be (re)started, hangs, or the system refuses another process.
         """
         if self._closing:
             msg = "the server is shutting down"
@@ -103,7 +106,13 @@ class ForkServer:
         self._forks[number] = future
         try:
             self._lines.send({"op": "fork", "id": number, "spec": spec}, fds)
-            return await future
+            async with asyncio.timeout(_FORK_SECONDS):
+                return await future
+        except TimeoutError:
+            what = "has been importing TensorFlow" if self.state == "starting" else "has not answered"
+            msg = f"cannot start a worker: the forkserver (pid {self.pid}) {what} for {_FORK_SECONDS:g} s"
+            log.error("%s", msg)
+            raise UnavailableError(msg) from None
         finally:
             self._forks.pop(number, None)
 
@@ -155,7 +164,10 @@ class ForkServer:
             reason = describe_exit_code(process.wait(timeout=0.2))
         except subprocess.TimeoutExpired:  # it closed its socket but hangs
             process.kill()
-            reason = describe_exit_code(process.wait())
+            try:
+                reason = describe_exit_code(process.wait(timeout=0.2))
+            except subprocess.TimeoutExpired:
+                reason = "hangs in the kernel, killed but not gone"
         self.error = f"the forkserver {reason}"
         log.error("%s", self.error)
         forks, self._forks = self._forks, {}

@@ -1,8 +1,8 @@
 """Turn variables into constants at load, where that is provably harmless: TensorFlow can then fold and pre-pack them.
 
-`python -m tests.bench.limit` measures the gain. A signature is frozen when nothing between its inputs and outputs writes
-state or uses any resource but variables it reads, and when its frozen answers to sample inputs equal the original's.
-Everything else runs as it was loaded. TensorFlow Serving does not do this.
+`python -m tests.bench.limit` measures the gain. A signature is frozen when nothing between its inputs and outputs
+writes state or uses any resource but variables it reads, and when its frozen answers to sample inputs equal the
+original's. Everything else runs as it was loaded. TensorFlow Serving does not do this.
 """
 
 from __future__ import annotations
@@ -118,7 +118,15 @@ def _convert(session: Any, config: Any, signatures: Mapping[str, Signature]) -> 
     }
     # A copy, as the converter prunes it; inputs are kept although an output may not need them: clients feed them.
     definition = session.graph.as_graph_def(add_shapes=True)
-    frozen = convert_variables_to_constants_from_session_graph(session, definition, sorted(wanted))
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(
+        "ERROR"
+    )  # the converter warns, once per worker, that it uses a deprecated function of its own house
+    try:
+        frozen = convert_variables_to_constants_from_session_graph(session, definition, sorted(wanted))
+    finally:
+        logger.setLevel(level)
     graph = tf.Graph()
     with graph.as_default():
         tf.graph_util.import_graph_def(frozen, name="")
