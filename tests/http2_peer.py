@@ -207,7 +207,7 @@ class Peer:
         """Read up to the next frame of a kind, and return it."""
         while True:
             found = await self.frame()
-            assert found is not None, f"the connection ended before a frame of type {kind}; seen: {self.seen}"
+            assert found is not None, f"the connection ended before a frame of type {kind}; seen: {self.seen[-9:]}"
             self.seen.append(found)
             wanted = found.kind == kind and stream_id in {None, found.stream_id}
             if wanted and ack in {None, bool(found.flags & frames.ACK)}:
@@ -322,9 +322,16 @@ class Methods:
 
 @asynccontextmanager
 async def serving(
-    limits: Http2Limits | None = None, *, settings: dict[int, int] | None = None, tls: ssl.SSLContext | None = None
+    limits: Http2Limits | None = None,
+    *,
+    settings: dict[int, int] | None = None,
+    tls: ssl.SSLContext | None = None,
+    witness: bool = True,
 ) -> AsyncIterator[tuple[Http2Server, Methods, Peer]]:
-    """A server of `Methods` with one peer connected; at the end, another client must be served as ever."""
+    """A server of `Methods` with one peer connected.
+
+    At the end, another client that has been there all the time (the witness) must be served as ever.
+    """
     methods = Methods()
     server = Http2Server(methods.routes, limits, tls)
     await server.start_tcp("127.0.0.1", 0)
@@ -332,11 +339,11 @@ async def serving(
         if tls is not None:
             yield server, methods, cast("Peer", None)
             return
-        healthy = await Peer.connect(server)
-        peer = await Peer.connect(server, settings=settings)
-        yield server, methods, peer
-        healthy.send(healthy.request(1, message=b"still here"))
-        assert (await healthy.answer(1)).messages == [b"still here"]
+        other = await Peer.connect(server) if witness else None
+        yield server, methods, await Peer.connect(server, settings=settings)
+        if other is not None:
+            other.send(other.request(1, message=b"still here"))
+            assert (await other.answer(1)).messages == [b"still here"]
     finally:
         for one in Peer.opened:
             await one.close()
