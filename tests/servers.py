@@ -398,8 +398,8 @@ class ServerProcess:
 class SharedServer(ServerProcess):
     """A server of the whole session: models of `tests.models` are loaded when a test first asks for them."""
 
-    def __init__(self, models_dir: Path, *flags: str, directory: Path, command: Sequence[str] = _SERVER) -> None:
-        super().__init__(*flags, directory=directory, command=command)
+    def __init__(self, models_dir: Path, *flags: str, **options: Any) -> None:
+        super().__init__(*flags, **options)
         self._models_dir = models_dir
         self.served: set[str] = set()
 

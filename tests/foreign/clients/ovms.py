@@ -1,0 +1,24 @@
+"""ovmsclient, the client of the OpenVINO Model Server, which speaks TensorFlow Serving's protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ovmsclient
+from ovmsclient.tfs_compat.base.errors import ModelNotFoundError
+from suite import TIMEOUT, Refused, endpoint, run, trusted
+
+# It wants a port behind a name or an IPv4 address, and takes only a path for the certificate.
+client = ovmsclient.make_grpc_client(endpoint(), trusted() and {"server_cert_path": trusted()})
+
+
+def predict(model: str, x: np.ndarray) -> Any:
+    try:
+        return client.predict({"x": x}, model, model_version=2, timeout=float(TIMEOUT))
+    except ModelNotFoundError as error:
+        # It does not show the code but raises this for NOT_FOUND, with words of its own in front.
+        raise Refused(5, str(error).removeprefix("Error occurred during handling the request: ")) from error
+
+
+run(predict)

@@ -1,0 +1,81 @@
+"""What each foreign client in Python does; a script beside this file says how its library does it.
+
+The job comes as the only argument, in JSON: `endpoint` (host:port), `certificate` (path, null: no TLS), and the result
+goes to the standard output, in JSON too: `answer`, `error` ([code, text]), `several` and `large`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LARGE", "SEVERAL", "TIMEOUT", "Refused", "endpoint", "run", "trusted"]
+
+JOB = json.loads(sys.argv[1])
+
+#: Seconds that one call may take.
+TIMEOUT = 60
+
+#: Requests on one connection, all at once where the library can.
+SEVERAL = 50
+
+#: float32 values of a message of 4 MiB.
+LARGE = 2**20
+
+#: Asks `model` for y of x.
+Predict = Callable[[str, np.ndarray], Any]
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer
+    """A gRPC status that is not OK."""
+
+    def __init__(self, code: Any, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+def endpoint() -> str:
+    """Return host:port."""
+    return str(JOB["endpoint"])
+
+
+def trusted() -> str | None:
+    """Return the path of the certificate to trust, or None: no TLS."""
+    path: str | None = JOB["certificate"]
+    return path
+
+
+def trusted_bytes() -> bytes:
+    """Return the same as PEM."""
+    return Path(JOB["certificate"]).read_bytes()
+
+
+def run(predict: Predict, predict_all: Callable[[list[np.ndarray]], list[Any]] | None = None) -> None:
+    """Do the suite and print its result.
+
+    Parameters
+    ----------
+    predict : callable
+        ``predict(model, x)`` returns y, or raises `Refused`.
+    predict_all : callable, optional
+        The same for many x on half_plus_two, at once; one after the other when there is none.
+    """
+    found: dict[str, Any] = {"answer": np.asarray(predict("half_plus_two", np.float32([1, 2]))).tolist()}
+    try:
+        found["error"] = ["OK", repr(predict("absent", np.float32([1])))]
+    except Refused as refused:
+        found["error"] = [refused.code, refused.text]
+    many = [np.float32([number]) for number in range(SEVERAL)]
+    answers = predict_all(many) if predict_all else [predict("half_plus_two", x) for x in many]
+    found["several"] = [np.asarray(answer).tolist() for answer in answers]
+    large = np.asarray(predict("half_plus_two", (np.arange(LARGE) % 1024).astype(np.float32)))
+    assert large.dtype == np.float32
+    found["large"] = hashlib.sha256(large.tobytes()).hexdigest()
+    print(json.dumps(found))
