@@ -157,11 +157,8 @@ class Output:
         self.due = False
         if self.pump_due and not self.paused:
             self.pump()
-        pieces = self.pieces
-        if pieces and self._transport is not None:
-            data = b"".join(pieces)
-            pieces.clear()
-            self._transport.write(data)
+        if self.pieces:
+            self._write()
 
     def pause(self) -> None:
         """Hold back what is not frames for control: the socket is full."""
@@ -256,7 +253,7 @@ class Output:
         self.pump_due = False
         blocked = self._blocked
         unwritten = idle = 0
-        while blocked and idle < len(blocked) and not self.paused:
+        while blocked and idle < len(blocked) and not self.paused and self._transport is not None:
             stream = next(iter(blocked))
             del blocked[stream]
             sent, left = self._turn(stream)
@@ -269,10 +266,10 @@ class Output:
                 self._write()
 
     def _write(self) -> None:
-        """Write without another pump; may pause us."""
-        if self._transport is not None:
-            data = b"".join(self.pieces)
-            self.pieces.clear()
+        """Write all pieces at once; may pause us."""
+        data = b"".join(self.pieces)
+        self.pieces.clear()
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def _turn(self, stream: Sending) -> tuple[int, bool]:
