@@ -32,7 +32,18 @@ from serving_server.http2.limits import Http2Limits
 from serving_server.http2.routing import Route, Streaming
 from serving_server.http2.server import Http2Server
 
-__all__ = ["DEADLINE", "Answer", "Frame", "Methods", "Peer", "both_loops", "grpc_message", "serving", "wait_until"]
+__all__ = [
+    "DEADLINE",
+    "Answer",
+    "Frame",
+    "Methods",
+    "Peer",
+    "address_of",
+    "both_loops",
+    "grpc_message",
+    "serving",
+    "wait_until",
+]
 
 #: Seconds that any one thing of a test may take.
 DEADLINE = 20.0
@@ -68,6 +79,12 @@ async def wait_until(condition: Callable[[], Any], what: str = "the condition") 
                 await asyncio.sleep(0.002)  # gives the loop its turns; nothing depends on its length
     except TimeoutError:
         raise AssertionError(f"Waited {DEADLINE:g} s in vain for {what}.") from None
+
+
+def address_of(server: Http2Server) -> tuple[str, int]:
+    """Host and port of a server on TCP."""
+    host, port = server._servers[0].sockets[0].getsockname()[:2]
+    return host, port
 
 
 def grpc_message(message: bytes, flag: int = 0) -> bytes:
@@ -133,8 +150,7 @@ class Peer:
         cls, server: Http2Server, *, settings: dict[int, int] | None = None, preface: bool = True, **options: Any
     ) -> Self:
         """Connect to a server on TCP; with a preface unless told otherwise."""
-        (host, port) = server._servers[0].sockets[0].getsockname()[:2]
-        peer = cls(*await asyncio.open_connection(host, port, limit=2**26, **options))
+        peer = cls(*await asyncio.open_connection(*address_of(server), limit=2**26, **options))
         if preface:
             peer.send(frames.PREFACE, peer.settings(settings or {}))
         return peer

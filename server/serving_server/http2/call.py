@@ -15,7 +15,6 @@ from serving_server.http2.frames import (
     END_STREAM,
     HEADERS,
     frame,
-    header_frames,
 )
 from serving_server.http2.grpc_status import (
     decode_binary,
@@ -208,16 +207,15 @@ class Call:
     def _begin(self) -> None:
         if not self.begun:
             self.begun = True
-            self._output.send(frame(HEADERS, END_HEADERS, self.stream_id, _HEADERS_BLOCK))
+            self._output.send_headers(self.stream_id, _HEADERS_BLOCK)
 
     def _end(self, block: bytes) -> None:
-        trailers = header_frames(self.stream_id, block, END_STREAM, self._output.max_frame)
         self.cancel = None
         if self.outbox is None:
-            self._output.send(trailers)
+            self._output.send_headers(self.stream_id, block, END_STREAM)
             self._connection.finished(self)
         else:
-            self._output.queue(self, [], trailers)
+            self._output.queue(self, [], block)
 
     def drained(self, *, ended: bool) -> None:
         """All that was queued is on its way (see `flow.Sending`)."""

@@ -21,7 +21,7 @@ from serving_server.http2.frames import (
 )
 from serving_server.http2.limits import Http2Limits
 from serving_server.http2.reader import FrameReader, Rate
-from serving_server.http2.settings import PeerSettings, Setting, parse_settings
+from serving_server.http2.settings import DEFAULT_TABLE_SIZE, PeerSettings, Setting, parse_settings
 
 __all__ = ["Connection"]
 
@@ -174,6 +174,8 @@ class Connection(FrameReader, asyncio.Protocol):
         values = parse_settings(payload)
         if Setting.INITIAL_WINDOW_SIZE in values:
             self.output.set_initial(values[Setting.INITIAL_WINDOW_SIZE], self._largest_credit())
+        if values.get(Setting.HEADER_TABLE_SIZE, DEFAULT_TABLE_SIZE) < DEFAULT_TABLE_SIZE:
+            self.output.shrink_table()
         self.peer_settings.apply(values)
         self.output.set_max_frame(self.peer_settings.max_frame)
         self.output.send(_SETTINGS_ACK)

@@ -12,10 +12,12 @@ from serving_server.http2.frames import (
     DATA,
     DEFAULT_FRAME_SIZE,
     DEFAULT_WINDOW,
+    END_STREAM,
     MAX_WINDOW,
     ConnectionFault,
     ErrorCode,
     StreamFault,
+    header_frames,
 )
 
 __all__ = ["Outbox", "Output", "Sending"]
@@ -37,7 +39,7 @@ class Outbox:
     size : int
         Bytes of it.
     trailers : bytes or None
-        Whole frames for when all of it is gone, which end the stream; None while more may follow.
+        Header block for when all of it is gone, which ends the stream; None while more may follow.
     moved : bool
         Something went out since the owner looked last.
     """
@@ -105,8 +107,8 @@ class Output:
     max_frame : int
         The peer's largest frame.
     single : int
-        A message up to this size may go out at once as one frame, if the windows allow: `max_frame`, or 0 while the
-        socket takes nothing.
+        A message up to this size may go out at once as one frame, if the windows allow: `max_frame`, or 0 while
+        answers must take the long way.
     queued : int
         Bytes in outboxes.
     pump_due : bool
@@ -126,6 +128,8 @@ class Output:
         self.paused = False
         self.queued = 0
         self.pump_due = False
+        self._table_update = b""  # due in front of the next header block
+        self._table_gone = False
 
     # -- the socket ----------------------------------------------------------------------------------------------------
 
@@ -163,22 +167,44 @@ class Output:
     def pause(self) -> None:
         """Hold back what is not frames for control: the socket is full."""
         self.paused = True
-        self.single = 0
+        self._settle()
 
     def resume(self) -> None:
         """Go on; the socket takes more."""
         self.paused = False
-        self.single = self.max_frame
+        self._settle()
         self.pump_due = True
         self.soon()
+
+    # -- header blocks -------------------------------------------------------------------------------------------------
+
+    def send_headers(self, stream_id: int, block: bytes, flags: int = 0) -> None:
+        """Send a header block that uses no table, with the next write. `flags` without END_HEADERS."""
+        if self._table_update:
+            block = self._table_update + block
+            self._table_update = b""
+            self._settle()
+        self.send(header_frames(stream_id, block, flags, self.max_frame))
+
+    def shrink_table(self) -> None:
+        """Note that the peer's decoder wants a smaller table than HPACK's default.
+
+        We use none, but must say so once, in front of a block (RFC 7541 section 4.2).
+        """
+        if not self._table_gone:
+            self._table_gone = True
+            self._table_update = b"\x20"
+            self._settle()
 
     # -- the peer's windows --------------------------------------------------------------------------------------------
 
     def set_max_frame(self, size: int) -> None:
         """Take SETTINGS_MAX_FRAME_SIZE."""
         self.max_frame = size
-        if not self.paused:
-            self.single = size
+        self._settle()
+
+    def _settle(self) -> None:
+        self.single = 0 if self.paused or self._table_update else self.max_frame
 
     def open_connection(self, increment: int) -> None:
         """Take a WINDOW_UPDATE of the connection.
@@ -293,6 +319,6 @@ class Output:
             return sent, True
         stream.outbox = None
         if outbox.trailers is not None:
-            self.pieces.append(outbox.trailers)
+            self.send_headers(stream.stream_id, outbox.trailers, END_STREAM)
         stream.drained(ended=outbox.trailers is not None)
         return sent, False

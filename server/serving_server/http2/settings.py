@@ -17,7 +17,10 @@ from serving_server.http2.frames import (
     frame,
 )
 
-__all__ = ["PeerSettings", "Setting", "parse_settings", "settings_frame"]
+__all__ = ["DEFAULT_TABLE_SIZE", "PeerSettings", "Setting", "parse_settings", "settings_frame"]
+
+#: SETTINGS_HEADER_TABLE_SIZE before any SETTINGS.
+DEFAULT_TABLE_SIZE: Final = 4096
 
 _ENTRY: Final = struct.Struct(">HI")
 
@@ -47,7 +50,7 @@ class PeerSettings:
     __slots__ = ("header_table_size", "initial_window", "max_frame", "max_header_list", "max_streams")
 
     def __init__(self) -> None:
-        self.header_table_size = 4096
+        self.header_table_size = DEFAULT_TABLE_SIZE
         self.initial_window = DEFAULT_WINDOW
         self.max_frame = DEFAULT_FRAME_SIZE
         self.max_streams: int | None = None
