@@ -54,10 +54,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return made
 
 
-_TARGETS = {f"{name}{'-tls' * tls}": (name, tls) for name in TRANSPORTS for tls in (False, True)}
-
-
-@pytest.fixture(scope="session", params=_TARGETS.values(), ids=_TARGETS)
+@pytest.fixture(scope="session", params=[name + tls for name in TRANSPORTS for tls in ("", "-tls")])
 def target(
     request: pytest.FixtureRequest,
     shared_servers: Callable[..., SharedServer],
@@ -66,7 +63,7 @@ def target(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Target]:
     """Each transport, without TLS and with it."""
-    transport, tls = request.param
+    transport, _, tls = request.param.partition("-")
     if not tls:
         yield Target(shared_servers(transport).grpc_endpoint, None)
         return
