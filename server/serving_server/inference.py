@@ -123,9 +123,10 @@ class Inference:
             When the request does not fit the signature or cannot be queued.
         """
         signature = resolved.signature
-        check_inputs(signature, arrays.keys())
+        if arrays.keys() != signature.inputs.keys():
+            check_inputs(signature, arrays.keys())
         outputs = select_outputs(signature, output_filter) if output_filter else resolved.outputs
-        if signature.name in INIT_SIGNATURES or not outputs:
+        if not outputs or signature.name in INIT_SIGNATURES:
             msg = f'signature "{signature.name}" has no outputs to compute; it is bookkeeping of the SavedModel'
             raise InvalidArgumentError(msg)
         # Feed order is the signature's, so that equal requests share a batch whatever order a client wrote.

@@ -46,6 +46,54 @@ async def test_an_answer_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyP
     assert queue.pending == 0
 
 
+async def test_a_request_whose_answer_cannot_be_handed_over_harms_no_other() -> None:
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+
+    def fails(_outputs: object, _error: ServingError | None) -> None:
+        raise ZeroDivisionError
+
+    queue = Scheduler(None, Statistics(), lambda: None)
+    queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, fails))
+    queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, lambda *_: told.set_result(None)))
+    queue.fail(ServingError("gone"))
+    assert told.done()
+    assert queue.pending == 0
+    queue.close()
+
+
+async def test_every_deadline_is_kept_by_one_timer() -> None:
+    """In whatever order they come: each request is answered, none before its deadline."""
+    loop = asyncio.get_running_loop()
+    queue = Scheduler(None, Statistics(), lambda: None)  # without lanes: everything waits
+    early: list[float] = []
+    left = set(range(30))
+    done = asyncio.Event()
+
+    def submit(number: int, seconds: float) -> None:
+        deadline = loop.time() + seconds
+
+        def expired(_outputs: object, error: ServingError | None) -> None:
+            assert error is not None
+            assert error.code is StatusCode.DEADLINE_EXCEEDED
+            if loop.time() < deadline:
+                early.append(deadline - loop.time())
+            left.discard(number)
+            if number == 0:
+                submit(29, 0.001)  # from inside the look at all of them
+            if not left:
+                done.set()
+
+        queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), deadline, expired))
+
+    for number in range(29):
+        submit(number, (number * 7 % 29) / 200)
+    async with asyncio.timeout(10):
+        await done.wait()
+    assert not early
+    queue.close()
+
+
 async def _ask(queue: Scheduler, count: int) -> list[ServingError]:
     loop = asyncio.get_running_loop()
     queue.add_lane()

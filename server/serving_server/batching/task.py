@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from serving_server.errors import ServingError
@@ -9,6 +10,8 @@ from serving_server.signatures import Signature
 from serving_server.tensors import Array
 
 __all__ = ["OnDone", "Task"]
+
+log = logging.getLogger(__name__)
 
 #: Called once on the loop with the outputs by alias, or with an error. The arrays are views of shared memory that the
 #: next batch overwrites: whoever wants to keep them copies them inside the call.
@@ -82,7 +85,10 @@ class Task:
         on_done, self._on_done = self._on_done, None
         if on_done is None:
             return False
-        on_done(outputs, error)
+        try:
+            on_done(outputs, error)
+        except Exception:  # of the transport's; the other requests of the batch must not suffer
+            log.exception("handing over an answer failed")
         return True
 
     def cancel(self) -> bool:

@@ -28,8 +28,6 @@ _SIGNATURE: Final = "signature_name"
 _INSTANCES: Final = "instances"
 _INPUTS: Final = "inputs"
 _TOP_KEYS: Final = tuple(f'"{key}"'.encode() for key in (_SIGNATURE, _INSTANCES, _INPUTS))
-#: Characters of true, false, null, objects and strings, of which numbers and lists have none.
-_NOT_NUMBERS: Final = (b"t", b"l", b"{", b'"')
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,7 +55,7 @@ class ParsedBody:
 
     signature_name: str
     document: dict[str, Any]
-    only_numbers: bool = False  # all leaves are known to be int or float
+    only_numbers: bool = False  # only instances, and their leaves are known to be int or float
 
     @property
     def row_format(self) -> bool:
@@ -82,7 +80,14 @@ class ParsedBody:
             A columnar input has a dtype that JSON cannot carry (half, bfloat16, uint16, complex).
         """
         document = self.document
-        if not signature.inputs:
+        inputs = signature.inputs
+        if self.only_numbers and len(inputs) == 1 and type(instances := document[_INSTANCES]) is list and instances:
+            ((alias, spec),) = inputs.items()
+            try:
+                return {alias: to_numbers(instances, spec)}
+            except Misfit:
+                return _walk_rows(instances, inputs)
+        if not inputs:
             name = self.signature_name or "DEFAULT"
             raise InvalidArgumentError(f"Failed to get input map for signature: {name}")
         if _INSTANCES in document:
@@ -94,9 +99,6 @@ class ParsedBody:
             if not instances:
                 _fail(document, "No values in 'instances' array")
             try:
-                if self.only_numbers and len(signature.inputs) == 1:
-                    ((alias, spec),) = signature.inputs.items()
-                    return {alias: to_numbers(instances, spec)}
                 return _rows(instances, signature.inputs)
             except Misfit:
                 return _walk_rows(instances, signature.inputs)
@@ -117,11 +119,14 @@ def parse_predict(body: bytes) -> ParsedBody:
     # key and no string.
     start = body.find(b'"')
     end = body.find(b'"', start + 1)
-    if body.find(b'"', end + 1) < 0:
+    behind = end + 1
+    find = body.find
+    if find(b'"', behind) < 0:
         document = loads(body)
-        only_numbers = not any(body.find(mark, end + 1) >= 0 for mark in _NOT_NUMBERS)
-        if only_numbers and type(document) is dict and _INSTANCES in document:
-            return ParsedBody("", document, True)
+        if type(document) is dict and _INSTANCES in document:
+            # One of these is in true, false, null and every object; none is in numbers and lists.
+            only_numbers = find(b"t", behind) < 0 and find(b"l", behind) < 0 and find(b"{", behind) < 0
+            return ParsedBody("", document, only_numbers)
     else:
         document = loads(body, duplicates=any(body.count(key) > 1 for key in _TOP_KEYS))
     if not isinstance(document, dict):

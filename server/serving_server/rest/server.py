@@ -132,6 +132,7 @@ class RestApi:
         self._core = core
         self._timeout = timeout
         self._headers = _CORS if cors else ()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, request: Request, answer: Answer) -> Cancel | None:
         """Answer one request; see `HttpServer`."""
@@ -154,8 +155,7 @@ class RestApi:
             raise InvalidArgumentError(message) from None
         arrays = parsed.arrays(resolved.signature)
         row_format = parsed.row_format
-        timeout = self._timeout
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        deadline = None if self._timeout is None else self._now() + self._timeout
 
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             answer(self._answer(outputs, error, row_format))
@@ -167,13 +167,18 @@ class RestApi:
             return self._error(error)
         assert outputs is not None
         try:
-            return Response(200, encode_predict(outputs, row_format), headers=self._headers)
+            return Response(200, encode_predict(outputs, row_format), "application/json", self._headers)
         except ServingError as refused:
             return self._error(refused)
         except Exception:
             # The caller is the core's completion, which other requests share: it must not see this one fail.
             logger.exception("Writing a predict answer failed")
             return Response(500, encode_error("The server failed to write the answer."), headers=self._headers)
+
+    def _now(self) -> float:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
 
     def _get(self, route: Route, request: Request) -> Response:
         kind = route.kind
