@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,10 @@ _REFERENCE = """
 import json, sys
 from google.protobuf import descriptor_pool
 import tensorflow
+
+def _repeated(field):  # `is_repeated` came with protobuf 6, and `label` is deprecated since
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == 3)
+
 from tensorflow_serving.apis import (
     classification_pb2, get_model_metadata_pb2, get_model_status_pb2, inference_pb2, model_management_pb2, predict_pb2,
     prediction_log_pb2, regression_pb2)
@@ -29,12 +35,17 @@ for name in json.load(sys.stdin):
     except KeyError:
         continue
     found[name] = {
-        field.name: [field.number, field.type, bool(field.is_repeated),
+        field.name: [field.number, field.type, _repeated(field),
                      field.message_type.full_name if field.message_type else None,
                      {v.name: v.number for v in field.enum_type.values} if field.enum_type else None]
         for field in message.fields}
 json.dump(found, sys.stdout)
 """
+
+
+def _repeated(field: Any) -> bool:
+    # `is_repeated` came with protobuf 6, and `label` is deprecated since.
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == 3)
 
 
 def _ours() -> dict[str, dict[str, list[object]]]:
@@ -45,7 +56,7 @@ def _ours() -> dict[str, dict[str, list[object]]]:
             field.name: [
                 field.number,
                 field.type,
-                bool(field.is_repeated),
+                _repeated(field),
                 field.message_type.full_name if field.message_type else None,
                 {value.name: value.number for value in field.enum_type.values} if field.enum_type else None,
             ]
@@ -86,11 +97,14 @@ def test_every_message_and_field_is_the_reference_s() -> None:
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     reference = json.loads(answer.stdout)
-    # Read from text files only, and not part of the reference package.
-    assert ours.keys() - reference.keys() == {"tensorflow.serving.BatchingParameters"}
+    complete = tuple(map(int, version("tensorflow-serving-api").split(".")[:2])) >= (2, 21)
+    if complete:
+        # Read from text files only, and not part of the reference package.
+        assert ours.keys() - reference.keys() == {"tensorflow.serving.BatchingParameters"}
     for name, fields in reference.items():
         for field, facts in ours[name].items():
-            assert facts == fields[field], f"{name}.{field}"
+            if complete or field in fields:  # an older reference has fewer fields
+                assert facts == fields[field], f"{name}.{field}"
 
 
 def test_tensorflow_s_own_messages_work_in_the_same_process() -> None:
