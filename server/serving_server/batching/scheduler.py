@@ -1,12 +1,9 @@
-"""Which requests run together, when, and on which lane. One scheduler per version; everything on the loop.
+"""Which batch runs when, and on which lane; who hears of its end. One scheduler per version; everything on the loop.
 
-The rules are those of TensorFlow's SharedBatchScheduler and BatchingSession: one queue per kind of request (signature,
-tensors fed, tensors fetched); requests go in whole; the open batch closes when the next request does not fit or when it
-is full; it may also run when it is older than the timeout and a thread is free; queues take turns.
-
-Two things differ, both so that one request cannot spoil another. Requests whose inner dimensions differ get queues of
-their own when padding is off (there, the whole batch fails). And when a batch of several requests fails, each is run
-again by itself, so that the error reaches only the request that caused it.
+The rules are those of TensorFlow's SharedBatchScheduler (`serving_server.batching.queues`) and BatchingSession. Two
+things differ, both so that one request cannot spoil another. Requests whose inner dimensions differ get queues of their
+own when padding is off (there, the whole batch fails). And when a batch of several requests fails, each is run again by
+itself, so that the error reaches only the request that caused it.
 """
 
 from __future__ import annotations
@@ -14,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from serving_server.batching.assembly import assemble, read_outputs, split
+from serving_server.batching.batch import Batch, rows_unbatched
 from serving_server.batching.deadlines import Deadlines
 from serving_server.batching.parameters import BatchingParameters
-from serving_server.batching.splitting import split_task
+from serving_server.batching.queues import Queues
 from serving_server.batching.task import Task
 from serving_server.channel.lane import FrontLane
 from serving_server.channel.packets import Answer
@@ -33,57 +30,16 @@ from serving_server.errors import (
     StatusCode,
     UnavailableError,
 )
-from serving_server.inputs import describe, shape_hint
+from serving_server.inputs import shape_hint
 from serving_server.statistics import Statistics
 from serving_server.tensors import Array
 
-__all__ = ["MAX_WAITING", "Scheduler"]
+__all__ = ["Scheduler"]
 
 log = logging.getLogger(__name__)
 
-#: Requests that may wait when batching is off; more means that the server cannot keep up, and waiting only adds delay.
-MAX_WAITING: Final = 16_384
-
 #: How long the loss of one lane waits for the news that the worker as a whole has ended. Seconds.
 _LANE_LOSS_SECONDS: Final = 1.0
-
-#: Kinds of request that may wait at once, per version; shapes are the client's choice.
-_MAX_QUEUES: Final = 1024
-
-#: Sets of fetched tensors that the worker makes a callable of, per version.
-_MAX_CALLABLES: Final = 128
-
-#: pad_variable_length_inputs works up to this rank, as in TensorFlow Serving.
-_MAX_PADDED_RANK: Final = 6
-
-
-class _Callable(NamedTuple):
-    number: int
-    names: tuple[Sequence[str], Sequence[str]]
-    outputs: Sequence[str]
-
-
-class _Batch:
-    __slots__ = ("batched", "callable", "closed", "created", "rows", "sent_rows", "tasks")
-
-    def __init__(self, made: _Callable, created: float, *, batched: bool) -> None:
-        self.callable = made
-        self.created = created
-        self.batched = batched
-        self.closed = not batched
-        self.rows = 0
-        self.sent_rows = 0  # with padding; set when it starts
-        self.tasks: list[Task] = []
-
-    def add(self, task: Task) -> None:
-        self.tasks.append(task)
-        self.rows += task.rows
-        task.batch = self
-
-    def discard(self, task: Task) -> None:
-        self.tasks.remove(task)
-        self.rows -= task.rows
-        task.batch = None
 
 
 class Scheduler:
@@ -107,10 +63,8 @@ class Scheduler:
         self._on_idle = on_idle
         self._lanes: list[FrontLane] = []
         self._free: list[FrontLane] = []
-        self._running: dict[FrontLane, _Batch] = {}
-        self._queues: dict[Hashable, deque[_Batch]] = {}
-        self._single: deque[_Batch] = deque()
-        self._callables: dict[Hashable, _Callable] = {}
+        self._running: dict[FrontLane, Batch] = {}
+        self._queues = Queues(self.cancel, self._settle)
         self._pending = 0
         self._wakeup_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -165,17 +119,7 @@ class Scheduler:
         """
         if self._failure is not None:
             raise self._failure
-        made = self._callable(task)
-        if self._parameters is None:
-            if len(self._single) >= MAX_WAITING:
-                msg = f"{MAX_WAITING} requests are waiting already; the server cannot keep up. Send fewer or retry"
-                raise UnavailableError(msg)
-            batch = _Batch(made, task.created, batched=False)
-            batch.add(task)
-            self._single.append(batch)
-            self._pending += 1
-        else:
-            self._enqueue(task, made, self._parameters)
+        self._pending += self._queues.add(task, self._parameters)
         if task.deadline is not None:
             self._deadlines.watch(task.deadline)
         self._wake()
@@ -189,7 +133,7 @@ class Scheduler:
 
     def _open_tasks(self) -> Iterator[Task]:
         """Give every request that is not answered, and perhaps some that are."""
-        for batch in itertools.chain(self._single, *self._queues.values(), self._running.values()):
+        for batch in itertools.chain(self._queues, self._running.values()):
             for task in batch.tasks:
                 yield task.whole or task
 
@@ -207,12 +151,8 @@ class Scheduler:
     def fail(self, error: ServingError) -> None:
         """Answer everything with an error and refuse what comes later: the worker is gone."""
         self._failure = error
-        batches = [*self._running.values(), *self._single]
-        for queue in self._queues.values():
-            batches += queue
+        batches = [*self._running.values(), *self._queues.clear()]
         self._running.clear()
-        self._single.clear()
-        self._queues.clear()
         self._stop_timer()
         self._deadlines.stop()
         for batch in batches:
@@ -236,102 +176,12 @@ class Scheduler:
             lane.requests.trim()
             lane.responses.trim()
 
-    # -- queues --------------------------------------------------------------------------------------------------------
-
-    def _callable(self, task: Task) -> _Callable:
-        # Inputs are always all of the signature's, in its order.
-        key = (task.signature.name, task.outputs)
-        found = self._callables.get(key)
-        if found is None:
-            # Each costs memory in the worker, and clients choose the filters: the last ones compute all outputs.
-            outputs: tuple[str, ...] = (
-                task.outputs if len(self._callables) < _MAX_CALLABLES else tuple(task.signature.outputs)
-            )
-            feeds = [task.signature.inputs[alias].tensor_name for alias in task.inputs]
-            fetches = [task.signature.outputs[alias].tensor_name for alias in outputs]
-            found = _Callable(len(self._callables), (feeds, fetches), outputs)
-            if outputs is task.outputs:
-                self._callables[key] = found
-            else:
-                found = self._callables.setdefault((task.signature.name, outputs), found)
-        return found
-
-    def _enqueue(self, task: Task, made: _Callable, parameters: BatchingParameters) -> None:
-        task.rows = rows = _rows(task, parameters)
-        if parameters.pad_variable_length_inputs:
-            inner: Hashable = tuple(array.ndim for array in task.inputs.values())
-        else:
-            inner = tuple([array.shape[1:] for array in task.inputs.values()])
-        key = (made.number, inner)
-        queue = self._queues.get(key)
-        if queue is None:
-            if len(self._queues) >= _MAX_QUEUES:
-                msg = f"requests of {len(self._queues)} different shapes are waiting; the server cannot batch more"
-                raise UnavailableError(msg)
-            queue = self._queues[key] = deque()
-        limit = parameters.batch_limit
-        if rows <= limit:
-            self._put(queue, task, made, limit, parameters.max_enqueued_batches)
-            return
-        batch = queue[-1] if queue else None
-        room = limit - batch.rows if batch is not None and not batch.closed and batch.rows < limit else limit
-        more = -(-(rows - room) // limit) + (room == limit)
-        if len(queue) + more > parameters.max_enqueued_batches:
-            raise UnavailableError(_queue_is_full(len(queue), parameters.max_enqueued_batches))
-        task.pieces = split_task(task, room, limit, self.cancel, self._settle)
-        for piece in task.pieces:
-            self._put(queue, piece, made, limit, parameters.max_enqueued_batches)
-
-    def _put(self, queue: deque[_Batch], task: Task, made: _Callable, limit: int, max_enqueued: int) -> None:
-        batch = queue[-1] if queue else None
-        if batch is None or batch.closed or batch.rows + task.rows > limit:
-            if len(queue) >= max_enqueued:
-                raise UnavailableError(_queue_is_full(len(queue), max_enqueued))
-            if batch is not None:
-                batch.closed = True
-            batch = _Batch(made, task.created, batched=True)
-            queue.append(batch)
-        batch.add(task)
-        self._pending += 1
-        if batch.rows >= limit:
-            batch.closed = True
-
     def _leave_queue(self, task: Task) -> None:
         batch = task.batch
-        if isinstance(batch, _Batch):
+        if isinstance(batch, Batch):
             batch.discard(task)
             self._pending -= 1
             self._check_idle()
-
-    def _next(self) -> tuple[_Batch | None, float | None]:
-        """Return a batch that may run now; else, when the next one may (loop time)."""
-        if self._single:
-            return self._single.popleft(), None
-        parameters = self._parameters or BatchingParameters()
-        if len(self._running) >= parameters.num_batch_threads:
-            return None, None
-        now = self._loop.time()
-        timeout = parameters.batch_timeout_micros / 1e6
-        earliest: float | None = None
-        for key, queue in list(self._queues.items()):
-            while queue and not queue[0].tasks:
-                queue.popleft()  # all its requests were cancelled
-            if not queue:
-                del self._queues[key]
-                continue
-            head = queue[0]
-            due = head.created + timeout
-            if parameters.skip_timeout_when_idle and not self._running:
-                due = now
-            if head.closed or due <= now:
-                queue.popleft()
-                # Queues take turns: this one goes to the end of the line.
-                del self._queues[key]
-                if queue:
-                    self._queues[key] = queue
-                return head, None
-            earliest = due if earliest is None else min(earliest, due)
-        return None, earliest
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -345,7 +195,8 @@ class Scheduler:
         self._wakeup_due = False
         self._stop_timer()
         while self._free:
-            batch, due = self._next()
+            parameters = self._parameters or BatchingParameters()
+            batch, due = self._queues.next(parameters, len(self._running), self._loop.time())
             if batch is None:
                 if due is not None:
                     self._timer = self._loop.call_at(due, self._dispatch)
@@ -358,7 +209,7 @@ class Scheduler:
             self._timer.cancel()
             self._timer = None
 
-    def _start(self, lane: FrontLane, batch: _Batch) -> None:
+    def _start(self, lane: FrontLane, batch: Batch) -> None:
         for task in batch.tasks:
             task.batch = None
         batch.sent_rows = self._padded(batch)
@@ -374,7 +225,7 @@ class Scheduler:
         else:
             self._running[lane] = batch
 
-    def _padded(self, batch: _Batch) -> int:
+    def _padded(self, batch: Batch) -> int:
         if not batch.batched or self._parameters is None:
             return batch.rows
         return self._parameters.padded(batch.rows)
@@ -389,7 +240,7 @@ class Scheduler:
             self._free.append(lane)
             self._dispatch()
 
-    def _take(self, lane: FrontLane, batch: _Batch, answer: Answer) -> None:
+    def _take(self, lane: FrontLane, batch: Batch, answer: Answer) -> None:
         if answer.error is not None:
             code, message = answer.error
             self._failed(batch, ServingError(message, StatusCode(code)))
@@ -404,7 +255,7 @@ class Scheduler:
         if len(wanted) < len(outputs):
             outputs = {alias: outputs[alias] for alias in wanted}
         if not batch.batched:
-            self._statistics.batch(_unbatched_rows(batch.tasks[0]), 0, answer.run_ns)
+            self._statistics.batch(rows_unbatched(batch.tasks[0]), 0, answer.run_ns)
             parts = [outputs]
         else:
             self._statistics.batch(batch.rows, batch.sent_rows - batch.rows, answer.run_ns)
@@ -422,21 +273,18 @@ class Scheduler:
         self._pending -= len(batch.tasks)
         self._check_idle()
 
-    def _failed(self, batch: _Batch, error: ServingError) -> None:
+    def _failed(self, batch: Batch, error: ServingError) -> None:
         if len(batch.tasks) > 1:
             for task in reversed(batch.tasks):
                 if task.done:
                     self._pending -= 1
                     continue
-                alone = _Batch(batch.callable, batch.created, batched=batch.batched)
-                alone.closed = True
-                alone.add(task)
-                self._single.appendleft(alone)
+                self._queues.add_alone(task, batch)
             self._check_idle()
             return
         self._finish(batch, error)
 
-    def _finish(self, batch: _Batch, error: ServingError) -> None:
+    def _finish(self, batch: Batch, error: ServingError) -> None:
         for task in batch.tasks:
             hint = shape_hint(task.signature, task.inputs) if error.code is StatusCode.INVALID_ARGUMENT else ""
             self._answer(task, ServingError(error.message + hint, error.code))
@@ -475,52 +323,3 @@ def _not_handed_over(error: Exception) -> ServingError:
         return ResourceExhaustedError(f"cannot hand this batch to the worker: {error}")
     log.error("a batch could not be put together", exc_info=error)
     return InternalError(f"cannot put this batch together: {type(error).__name__}: {error}")
-
-
-def _queue_is_full(enqueued: int, limit: int) -> str:
-    return (
-        f"The batch scheduling queue to which this task was submitted is full; currently {enqueued} batches enqueued "
-        f"and max_enqueued_batches is {limit}"
-    )
-
-
-def _rows(task: Task, parameters: BatchingParameters) -> int:
-    """Return the 0th dimension that all inputs share.
-
-    Raises
-    ------
-    InvalidArgumentError
-        With TensorFlow Serving's text, and the input that is at fault.
-    """
-    if not task.inputs:
-        raise InvalidArgumentError("Batching Run() must have at least one input tensor")
-    rows: int | None = None
-    for alias, array in task.inputs.items():
-        if array.ndim == 0:
-            msg = (
-                f'Batching Run() input tensors must have at least one dimension (input "{alias}" of signature '
-                f'"{task.signature.name}" is {describe(task.signature.inputs[alias])}: serve this model without '
-                "batching)"
-            )
-            raise InvalidArgumentError(msg)
-        if rows is None:
-            rows = array.shape[0]
-        elif array.shape[0] != rows:
-            msg = (
-                f'Batching Run() input tensors must have equal 0th-dimension size (input "{alias}" has '
-                f"{array.shape[0]}, the first has {rows})"
-            )
-            raise InvalidArgumentError(msg)
-        if parameters.pad_variable_length_inputs and array.ndim > _MAX_PADDED_RANK:
-            msg = f'input "{alias}" has rank {array.ndim}; pad_variable_length_inputs works up to {_MAX_PADDED_RANK}'
-            raise InvalidArgumentError(msg)
-    assert rows is not None
-    if rows > parameters.max_batch_size:
-        msg = f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}"
-        raise InvalidArgumentError(msg)
-    return rows
-
-
-def _unbatched_rows(task: Task) -> int:
-    """Return what a request that ran by itself counts for in the batch-size statistics."""
-    return next((array.shape[0] for array in task.inputs.values() if array.ndim), 1)

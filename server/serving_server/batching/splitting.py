@@ -14,16 +14,16 @@ from serving_server.batching.task import Task
 from serving_server.errors import ServingError
 from serving_server.tensors import Array
 
-__all__ = ["split_task"]
+__all__ = ["Answer", "Discard", "split_task"]
+
+#: Takes a task out of its queue.
+Discard = Callable[[Task], None]
+
+#: Answers a task.
+Answer = Callable[[Task, dict[str, Array] | None, ServingError | None], None]
 
 
-def split_task(
-    task: Task,
-    first: int,
-    size: int,
-    discard: Callable[[Task], None],
-    answer: Callable[[Task, dict[str, Array] | None, ServingError | None], None],
-) -> list[Task]:
+def split_task(task: Task, first: int, size: int, discard: Discard, answer: Answer) -> list[Task]:
     """Return the pieces of a task; the task is answered when all of them are, or when one fails.
 
     Parameters

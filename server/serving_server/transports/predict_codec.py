@@ -82,7 +82,7 @@ def predict_inputs(inference: Inference, request: Any) -> tuple[Resolved, dict[s
     protos: Mapping[str, Any] = request.inputs
     check_inputs(resolved.signature, protos.keys())
     arrays = {}
-    for alias, proto in protos.items():
+    for alias, proto in sorted(protos.items()) if len(protos) > 1 else protos.items():  # the same error for all
         try:
             arrays[alias] = to_array(proto)
         except (TensorParsingError, OverflowError) as error:
