@@ -305,12 +305,14 @@ class Methods:
         return cancel
 
     def fail(self, message: bytes | bytearray, call: Call) -> None:
-        raise InvalidArgumentError(message.decode())
+        raise InvalidArgumentError(message.decode("utf-8", "replace"))
 
     def crash(self, message: bytes | bytearray, call: Call) -> None:
         raise ZeroDivisionError("by design")
 
     def big(self, message: bytes | bytearray, call: Call) -> None:
+        if not message.isdigit() or len(message) > 9:
+            raise InvalidArgumentError(f"{bytes(message[:20])!r} is no size")
         call.answer(bytes(int(message)))
 
     def stream(self, message: bytes | bytearray, call: Call) -> None:

@@ -340,3 +340,30 @@ async def test_a_connection_whose_messages_wait_for_answers_is_not_read() -> Non
             answered += 1
         await peer.answer(39)
         assert not any(c._held_bytes or c._reading_paused for c in server.connections)
+
+
+@both_loops
+async def test_what_follows_a_refused_message_is_not_kept_while_the_refusal_waits() -> None:
+    # Found by the generated streams: the refusal waits behind an answer that has no window, and more comes.
+    async with serving(Http2Limits(max_message_bytes=1000), settings={4: 0}) as (server, _, peer):
+        peer.send(peer.headers(1, "/t.T/Chat"), peer.data(1, grpc_message(b"one")), peer.data(1, b"\0\0\1\0\0more"))
+        peer.send(*[peer.data(1, bytes(10_000))] * 10)
+        await peer.ping()
+        (connection,) = (c for c in server.connections if c.calls)
+        assert connection._partial_bytes == 0
+        assert connection.calls[1].body is None
+        peer.send(frames.window_update(1, 1000))
+        answer = await peer.answer(1)
+        assert answer.messages == [b"one"]
+        assert answer.status is StatusCode.RESOURCE_EXHAUSTED
+        peer.send(peer.data(1, b"even more"), peer.request(3, "/t.T/Fail", message=b"next"))
+        assert (await peer.answer(3)).text == "next"
+
+
+@both_loops
+async def test_a_refused_message_in_the_same_frame_as_a_good_one_holds_nothing() -> None:
+    async with serving() as (server, _, peer):
+        peer.send(peer.headers(1, "/t.T/Chat"), peer.data(1, grpc_message(b"one") + b"\2\0\0\0\0"))
+        assert (await peer.answer(1)).status is StatusCode.INTERNAL
+        await peer.ping()
+        assert not any(c._partial_bytes or c._bodies for c in server.connections)

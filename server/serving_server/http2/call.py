@@ -201,8 +201,13 @@ class Call:
             self.begun = True
             self._end(block)
 
+    @property
+    def answered(self) -> bool:
+        """Whether the end of the answer waits for the client's windows."""
+        return self.outbox is not None and self.outbox.trailers is not None
+
     def _may_send(self) -> bool:
-        return self.open and (self.outbox is None or self.outbox.trailers is None)
+        return self.open and not self.answered
 
     def _begin(self) -> None:
         if not self.begun:

@@ -40,15 +40,18 @@ class MessageReader:
         All bytes that came.
     expected : int
         Bytes of the whole message that is on its way, prefix included; 0 until its prefix is there.
+    counted : int
+        Bytes kept here when the owner last added them up.
     """
 
-    __slots__ = ("_data", "_max_bytes", "expected", "received")
+    __slots__ = ("_data", "_max_bytes", "counted", "expected", "received")
 
     def __init__(self, max_bytes: int) -> None:
         self._data = bytearray()
         self._max_bytes = max_bytes
         self.received = 0
         self.expected = 0
+        self.counted = 0
 
     @property
     def held(self) -> int:

@@ -198,6 +198,9 @@ class RequestStreams(Connection):
             return
         if call.ended:
             raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "DATA behind its end")
+        if call.answered:
+            call.ended = ended  # its answer waits for windows; the rest of the request is not wanted
+            return
         body = call.body
         if body is None:
             body = call.body = MessageReader(self.limits.max_message_bytes)
@@ -206,27 +209,28 @@ class RequestStreams(Connection):
         call.window -= size
         if call.window < 0:
             raise StreamFault(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond its window")
-        before = body.held
         try:
             body.add(piece)
         except ServingError as error:
             call.ended = ended
             call.fail(error.code, error.message)
-            return
-        finally:
-            self._partial_bytes += body.held - before
-        self._check_length(call, body.received, ended=ended)
-        if call.receiver is not None:
-            before = body.held
-            self._take_messages(call, body)
-            if call in self._bodies:
-                self._partial_bytes += body.held - before
-        if not call.open:
-            return
-        if ended:
+        else:
+            self._check_length(call, body.received, ended=ended)
+            call.ended = ended
+            if call.receiver is not None:
+                self._take_messages(call, body)
+        if not call.open or call.answered:
+            self._drop_body(call)
+        elif ended:
             self._end_request(call, body)
         else:
-            self._grant(call, body)
+            self._count(call, body)
+
+    def _count(self, call: Call, body: MessageReader) -> None:
+        """Note how much an incomplete request holds, and let it go on if that may be."""
+        self._partial_bytes += body.held - body.counted
+        body.counted = body.held
+        self._grant(call, body)
 
     @staticmethod
     def _check_length(call: Call, received: int, *, ended: bool) -> None:
@@ -269,7 +273,7 @@ class RequestStreams(Connection):
         body = call.body
         if body is None or call not in self._bodies:
             return
-        self._partial_bytes -= body.held
+        self._partial_bytes -= body.counted
         del self._bodies[call]
         call.body = None
         if self._starved:
