@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from serving_server.errors import InternalError, ServingError, StatusCode, UnavailableError, UnimplementedError
 from serving_server.http2.call import Call
-from serving_server.http2.routing import Handler
+from serving_server.http2.routing import Handler, Route
 from serving_server.http2.server import Http2Server
-from serving_server.inference import Inference
+from serving_server.inference import Inference, Resolved
 from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
 from serving_server.transports.channel_arguments import limits_from_arguments
+from serving_server.transports.predict_templates import PredictTemplates
 from serving_server.wire import messages
 
 __all__ = ["GrpcHttp2Transport"]
@@ -51,29 +52,17 @@ class GrpcHttp2Transport:
     ) -> None:
         self._inference = inference
         self._tensor_content = tensor_content
-        routes: dict[bytes, Handler] = {
-            f"{service}{method}".encode(): _guarded(handler)
-            for service, methods in (
-                (
-                    _PREDICTION,
-                    {
-                        "Predict": self._predict,
-                        "GetModelMetadata": self._metadata,
-                        "Classify": _not_yet("Classify"),
-                        "Regress": _not_yet("Regress"),
-                        "MultiInference": _not_yet("MultiInference"),
-                    },
-                ),
-                (
-                    _MODEL,
-                    {
-                        "GetModelStatus": self._status,
-                        "HandleReloadConfigRequest": _not_yet("HandleReloadConfigRequest"),
-                    },
-                ),
-            )
-            for method, handler in methods.items()
+        self._templates = PredictTemplates()
+        methods: dict[str, Callable[[Any, Call], Cancel | None]] = {
+            f"{_PREDICTION}GetModelMetadata": self._metadata,
+            f"{_PREDICTION}Classify": _not_yet("Classify"),
+            f"{_PREDICTION}Regress": _not_yet("Regress"),
+            f"{_PREDICTION}MultiInference": _not_yet("MultiInference"),
+            f"{_MODEL}GetModelStatus": self._status,
+            f"{_MODEL}HandleReloadConfigRequest": _not_yet("HandleReloadConfigRequest"),
         }
+        routes: dict[bytes, Route] = {path.encode(): _guarded(method) for path, method in methods.items()}
+        routes[f"{_PREDICTION}Predict".encode()] = self._predict
         self._server = Http2Server(routes, limits_from_arguments(arguments), tls)
 
     async def bind(self, address: str) -> int:
@@ -102,26 +91,41 @@ class GrpcHttp2Transport:
         """Accept nothing more and let calls end for up to `grace` seconds. Idempotent."""
         await self._server.stop(grace)
 
-    def _predict(self, data: Any, call: Call) -> Cancel:
+    def _predict(self, data: bytes | bytearray, call: Call) -> Cancel | None:
+        try:
+            found = self._templates.match(data)
+            if found is None:
+                return self._predict_parsed(data, call)
+            template, arrays = found
+            resolved = self._inference.signature(*template.spec, template.signature)
+            return self._run(call, template.spec[0], resolved, arrays, template.output_filter)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            _fail(call, error)
+            return None
+
+    def _predict_parsed(self, data: Any, call: Call) -> Cancel:
         request = codec.decode(messages.PredictRequest, data)
         resolved, arrays = codec.predict_inputs(self._inference, request)
-        name = request.model_spec.name
+        self._templates.learn(data, request, arrays)
+        return self._run(call, request.model_spec.name, resolved, arrays, request.output_filter)
+
+    def _run(
+        self, call: Call, name: str, resolved: Resolved, arrays: dict[str, Array], output_filter: Sequence[str]
+    ) -> Cancel:
         tensor_content = self._tensor_content
 
         def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             # The arrays are only good inside this call, so the response is made here.
-            if outputs is None:
-                error = error or InternalError("no outputs and no error")
-                call.fail(error.code, codec.cut_details(error.message))
-                return
             try:
+                if outputs is None:
+                    raise error or InternalError("no outputs and no error")
                 answer = codec.encode_predict(name, resolved, outputs, tensor_content=tensor_content)
             except Exception as problem:  # noqa: BLE001 - it is this call's error and must not reach the scheduler
                 _fail(call, problem)
             else:
                 call.answer(answer)
 
-        return self._inference.predict(resolved, arrays, request.output_filter, call.deadline, on_done)
+        return self._inference.predict(resolved, arrays, output_filter, call.deadline, on_done)
 
     def _metadata(self, data: Any, call: Call) -> None:
         call.answer(codec.encode_metadata(self._inference, codec.decode(messages.GetModelMetadataRequest, data)))
