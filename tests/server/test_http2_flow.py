@@ -367,3 +367,19 @@ async def test_a_refused_message_in_the_same_frame_as_a_good_one_holds_nothing()
         assert (await peer.answer(1)).status is StatusCode.INTERNAL
         await peer.ping()
         assert not any(c._partial_bytes or c._bodies for c in server.connections)
+
+
+@both_loops
+async def test_a_large_answer_to_a_large_request_gets_its_windows() -> None:
+    # The connection is not read while the message is held; it must be read again for the answer's windows.
+    limits = Http2Limits(max_held_bytes=100_000, stream_window=2**20)
+    async with serving(limits, settings={4: 65_535}) as (_, methods, peer):
+        peer.send(peer.request(1, "/t.T/Hold", message=bytes(200_000)))
+        await wait_until(lambda: methods.held, "the call")
+        for step in (methods.held[0].send, methods.held[0].answer):
+            step(bytes(200_000))
+            for _ in range(8):
+                await peer.until(frames.DATA, 1)
+                peer.send(frames.window_update(1, 65_535), frames.window_update(0, 65_535))
+        answer = await peer.answer(1)
+        assert [len(message) for message in answer.messages] == [200_000, 200_000]

@@ -134,6 +134,15 @@ def test_a_field_shorter_than_its_shape_is_left_to_the_parser() -> None:
     assert taught(data).match(data) is None
 
 
+@pytest.mark.parametrize("dtype", [1, 23])
+def test_several_fields_of_numbers_are_left_to_the_parser(dtype: int) -> None:
+    message = request({"x": np.float32([1, 2])}, content=False)
+    message.inputs["x"].tensor_content = bytes(8 * (1 if dtype == 1 else 2))
+    message.inputs["x"].dtype = dtype
+    data = message.SerializeToString()
+    assert taught(data, data).match(data) is None
+
+
 def test_requests_of_one_length_are_told_apart() -> None:
     kinds = [
         request({"x": np.float32([1, 2])}, content=False),

@@ -58,6 +58,9 @@ class Connection(Protocol):
     def finished(self, call: Call) -> None:
         """Forget a call that is answered."""
 
+    def queued(self, call: Call) -> None:
+        """Take note that something of a call waits for the client's windows."""
+
     def unqueued(self) -> None:
         """Take note that an answer which had to wait has left."""
 
@@ -177,6 +180,7 @@ class Call:
         if self._may_send():
             self._begin()
             self._output.queue(self, [_pack_prefix(0, len(message)), message], None)
+            self._connection.queued(self)
 
     def finish(self) -> None:
         """End the answer with OK, behind the messages sent."""
@@ -221,6 +225,7 @@ class Call:
             self._connection.finished(self)
         else:
             self._output.queue(self, [], block)
+            self._connection.queued(self)
 
     def drained(self, *, ended: bool) -> None:
         """All that was queued is on its way (see `flow.Sending`)."""

@@ -142,18 +142,31 @@ class CallRunner(RequestStreams):
     # -- memory --------------------------------------------------------------------------------------------------------
 
     def _overloaded(self) -> bool:
-        return self._held_bytes > self.limits.max_held_bytes
+        # What is queued waits for WINDOW_UPDATEs, which come by reading.
+        return self._held_bytes > self.limits.max_held_bytes and not self.output.queued
 
     def _release(self, call: Call) -> None:
+        self._let_go(call)
+        if self._final and not self.calls and not self.closing:
+            self._close()
+
+    def _let_go(self, call: Call) -> None:
+        """Count the message no more: its handler is done with it."""
         if call.held:
             self._held_bytes -= call.held
             call.held = 0
             self._settle_reading()
-        if self._final and not self.calls and not self.closing:
-            self._close()
+
+    def queued(self, call: Call) -> None:
+        """Take note that something of a call waits for the client's windows."""
+        if call.answered:
+            self._let_go(call)
+        if self._reading_paused:
+            self._settle_reading()
 
     def unqueued(self) -> None:
         """Start what waited for an answer to leave."""
+        self._settle_reading()
         while self._waiting and self.output.queued <= self.limits.max_queued_bytes:
             call, message = self._waiting.popleft()
             if call.open:

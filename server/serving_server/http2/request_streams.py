@@ -103,6 +103,10 @@ class RequestStreams(Connection):
         """Forget what is held for a call that has ended."""
         raise NotImplementedError
 
+    def queued(self, call: Call) -> None:
+        """Take note that something of a call waits for the client's windows."""
+        raise NotImplementedError
+
     def unqueued(self) -> None:
         """Take note that an answer which had to wait has left."""
         raise NotImplementedError

@@ -208,7 +208,10 @@ def _hole(data: bytes | bytearray, start: int, stop: int, arrays: Mapping[str, A
     array = arrays[alias]
     tensor = _once(data, *entry[_VALUE][1:], _TENSOR_FIELDS)
     dtype = by_enum(tensor[_DTYPE][1])
-    (field,) = tensor.keys() & {_CONTENT, *_RAW_FIELDS} or {0}
+    fields = tensor.keys() & {_CONTENT, *_RAW_FIELDS}
+    if len(fields) != 1:
+        raise _UnusualError  # none, or several of which one wins
+    (field,) = fields
     kind, begin, end = tensor[field]
     fits = field == _CONTENT or _RAW_FIELDS[field] == dtype.enum
     # A typed field shorter than the shape repeats its last value: not a matter of where bytes are.
