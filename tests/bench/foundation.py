@@ -26,6 +26,7 @@ import psutil
 
 from tests import models
 from tests.load import HalfPlusTwoLoad
+from tests.memory import shared_buffers, tree_pss
 from tests.servers import ServerProcess, wait_until
 
 ONE = {"x": np.float32([2])}
@@ -79,28 +80,6 @@ def _swaps(server: ServerProcess, source: Path, base: Path, first: int, count: i
     ]
 
 
-def _tree_pss(pid: int) -> float:
-    """Memory of the process tree in MB, shared pages counted once.
-
-    Without pages of files: a library's are divided among all processes of the machine that map it, so that those would
-    grow here whenever a stranger's process with the same library ends.
-    """
-    root = psutil.Process(pid)
-    total = 0
-    for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                    total += int(line.split()[1]) * 1024
-    return total / 1e6
-
-
-def _shared_buffers(pid: int) -> int:
-    """How many buffers the front holds; they have no name in /dev/shm and live as long as a descriptor of theirs."""
-    links = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
-    return sum("memfd:serving-lane" in str(link) for link in links)
-
-
 def _memory(server: ServerProcess, source: Path, rounds: int) -> list[Row]:
     forkserver = psutil.Process(server.control("GET", "/status")[1]["forkserver"]["pid"])
 
@@ -112,11 +91,11 @@ def _memory(server: ServerProcess, source: Path, rounds: int) -> list[Row]:
         wait_until(lambda: len(forkserver.children()) <= before, 20, "the worker to end")
 
     round_()
-    start, buffers = _tree_pss(server.pid), _shared_buffers(server.pid)
+    start, buffers = tree_pss(server.pid), shared_buffers(server.pid)
     for _ in range(rounds):
         round_()
-    grown = _tree_pss(server.pid) - start
-    left = _shared_buffers(server.pid) - buffers
+    grown = tree_pss(server.pid) - start
+    left = shared_buffers(server.pid) - buffers
     return [
         (f"{rounds} load/unload rounds: growth of the tree's PSS", f"{grown:+.1f} MB", "<= 20 MB"),
         ("shared buffers left", str(left), "0"),

@@ -19,31 +19,10 @@ import psutil
 import pytest
 
 from tests.load import HalfPlusTwoLoad
+from tests.memory import shared_buffers, tree_pss
 from tests.servers import ServerProcess, wait_until
 
 ONE = {"x": np.float32([2])}
-
-
-def _tree_pss(pid: int) -> float:
-    """Memory of the process tree in MB, shared pages counted once.
-
-    Without pages of files: a library's are divided among all processes of the machine that map it, so that those would
-    grow here whenever a stranger's process with the same library ends.
-    """
-    root = psutil.Process(pid)
-    total = 0
-    for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                    total += int(line.split()[1]) * 1024
-    return total / 1e6
-
-
-def _shared_buffers(pid: int) -> int:
-    """How many buffers of lanes the front holds."""
-    links = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
-    return sum("memfd:serving-lane" in str(link) for link in links)
 
 
 def _only(server: ServerProcess, version: int, model: str = "m") -> Callable[[], bool]:
@@ -85,19 +64,19 @@ def test_twenty_loads_and_unloads_give_all_memory_back(server: Any, models_dir: 
         process.put_model("mlp", models_dir / "mlp")
         process.wait_available("mlp")
         process.predict("mlp", {_first_input(process): np.zeros((64, 784), np.float32)})
-        assert _shared_buffers(process.pid) > 0
+        assert shared_buffers(process.pid) > 0
         assert process.control("DELETE", "/models/mlp")[0] == 204
         wait_until(lambda: not _workers(process), 20, "the worker to end")
 
     round_()  # first use grows heaps and caches once
-    before = _tree_pss(process.pid)
+    before = tree_pss(process.pid)
     for _ in range(20):
         round_()
-    after = _tree_pss(process.pid)
+    after = tree_pss(process.pid)
     print(f"PSS of the process tree: {before:.1f} MB before, {after:.1f} MB after 20 rounds")
     assert after - before <= 20, f"{before:.1f} MB before, {after:.1f} MB after"
     # The buffers have no name in /dev/shm; they live as long as a descriptor of theirs.
-    assert _shared_buffers(process.pid) == 0
+    assert shared_buffers(process.pid) == 0
     assert not list(Path("/dev/shm").glob("*serving*"))
 
 
