@@ -1,6 +1,8 @@
 """HTTP/2 (RFC 9113) and gRPC's framing on it, on asyncio protocols: no task, future or thread per request.
 
-From the bytes up: `frames`, `settings`, `headers` (HPACK by the `hpack` package), `flow` (both windows), `messages` and
-`grpc_status` (what gRPC puts into DATA and trailers), `call` (one request at the server), `connection` (what both ends
-share), `server_connection`, `server`. `limits` bounds it all.
+What both ends need: `frames`, `settings`, `field_decoder` (HPACK around the `hpack` package's table and Huffman
+code), `reader` (bytes to frames), `flow` (what goes out, within the peer's windows), `connection`; `messages` and
+`grpc_status` are what gRPC puts into DATA and trailers. The server's side: `headers` (rules for requests), `routing`,
+`call` (one request and its answer), then one connection in three storeys, `request_streams`, `call_runner` and
+`server_connection`; `server` listens and keeps the time. `limits` bounds it all.
 """

@@ -1,4 +1,4 @@
-"""Header blocks: HPACK by the `hpack` package behind a cache, and the rules for requests (RFC 9113 section 8)."""
+"""Header blocks: what was decoded before is remembered, and the rules for requests (RFC 9113 section 8)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-from hpack.table import HeaderTable
-
-from serving_server.http2.frames import ConnectionFault, ErrorCode
+from serving_server.http2.field_decoder import Field, FieldDecoder
 from serving_server.http2.grpc_status import parse_timeout
 
 __all__ = ["Fields", "HeaderReader", "MalformedError", "RequestHead", "check_trailers"]
 
-Fields = Sequence[tuple[bytes, bytes]]
+Fields = Sequence[Field]
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
@@ -107,6 +104,17 @@ class RequestHead:
             elif name == b"grpc-encoding":
                 self.encoding = value
 
+    def with_timeout(self, fields: Fields, timeout: float) -> RequestHead:
+        """Return the same but for the deadline."""
+        head = RequestHead.__new__(RequestHead)
+        head.method, head.scheme, head.path, head.authority = self.method, self.scheme, self.path, self.authority
+        head.content_type, head.content_length, head.encoding = self.content_type, self.content_length, self.encoding
+        head.route, head.special = self.route, self.special
+        head.fields, head.timeout, head.bad_timeout = fields, timeout, False
+        # The limit was checked; a timeout is a few bytes longer or shorter.
+        head.size = self.size
+        return head
+
     def _take_length(self, value: bytes) -> None:
         if not value.isdigit() or len(value) > 19 or self.content_length not in {None, int(value)}:
             raise MalformedError(f"content-length is {value[:40]!r}")
@@ -159,21 +167,12 @@ def check_trailers(fields: Fields) -> None:
             raise MalformedError(f"the value of {name[:40]!r} has a character that is not allowed there")
 
 
-class _Table(HeaderTable):
-    """HPACK's table that knows whether something was added."""
-
-    changed = False
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.changed = True
-        super().add(name, value)
-
-
 class HeaderReader:
     """Decodes the blocks of one connection, which share a table and must come in order.
 
     Clients send the same few bytes again and again once their fields are in the table, and decoding those costs more
-    than all the rest of a request. A block during which the table did not change means the same until it does.
+    than all the rest of a request. A block during which the table did not change means the same until it does. Where
+    each block does change it, by another deadline each time, at least the checks need not be made again.
 
     Parameters
     ----------
@@ -182,10 +181,10 @@ class HeaderReader:
     """
 
     def __init__(self, max_header_list: int) -> None:
-        self._decoder = Decoder(max_header_list * _HARD_LIMIT)
-        self._table = self._decoder.header_table = _Table()
+        self._decoder = FieldDecoder(max_header_list * _HARD_LIMIT)
         #: Requests by their block. Read by the hot path; filled here.
         self.known: dict[bytes, RequestHead] = {}
+        self._checked: dict[tuple[Field, ...], RequestHead] = {}  # by their fields but for the deadline
 
     def fields(self, block: bytes) -> Fields:
         """Decode a block that is no request.
@@ -195,7 +194,11 @@ class HeaderReader:
         ConnectionFault
             COMPRESSION_ERROR; ENHANCE_YOUR_CALM when it is far over the limit.
         """
-        return self._decode(block)[0]
+        self._decoder.changed = False
+        fields = self._decoder.decode(block)
+        if self._decoder.changed:
+            self.known.clear()
+        return fields
 
     def request(self, block: bytes) -> RequestHead:
         """Decode and check a request's block.
@@ -210,25 +213,26 @@ class HeaderReader:
         head = self.known.get(block)
         if head is not None:
             return head
-        fields, changed = self._decode(block)
-        head = RequestHead(fields)
-        if not changed and len(block) <= _CACHED_LENGTH:
+        fields = self.fields(block)
+        head = self._head(fields)
+        if not self._decoder.changed and len(block) <= _CACHED_LENGTH:
             if len(self.known) >= _CACHED_BLOCKS:
                 self.known.clear()
             self.known[block] = head
         return head
 
-    def _decode(self, block: bytes) -> tuple[Fields, bool]:
-        """Return the fields, and whether the table has changed."""
-        # A change of the table's size can only come first (RFC 7541 section 4.2); its bits are 001xxxxx.
-        self._table.changed = block[:1] != b"" and block[0] & 0xE0 == 0x20
-        try:
-            fields = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
-        except OversizedHeaderListError:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header list far over the limit") from None
-        except (HPACKError, IndexError) as error:
-            # hpack tells most damage by its own errors; a block that ends inside a field can be an IndexError.
-            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, f"a header block: {error}") from None
-        if self._table.changed:
-            self.known.clear()
-        return fields, self._table.changed
+    def _head(self, fields: Fields) -> RequestHead:
+        timeouts = [field for field in fields if field[0] == b"grpc-timeout"]
+        if len(timeouts) != 1:
+            return RequestHead(fields)
+        timeout = parse_timeout(timeouts[0][1])
+        key = tuple(field for field in fields if field[0] != b"grpc-timeout")
+        like = self._checked.get(key)
+        if timeout is not None and like is not None and like.route is not None:
+            return like.with_timeout(fields, timeout)
+        head = RequestHead(fields)
+        if timeout is not None and head.size <= _CACHED_LENGTH:
+            if len(self._checked) >= _CACHED_BLOCKS:
+                self._checked.clear()
+            self._checked[key] = head
+        return head

@@ -127,7 +127,8 @@ class RequestStreams(Connection):
                 head = self._headers.request(block)
             except MalformedError as error:
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
-            resolve(head, self._routes, self.limits.max_header_list)
+            if head.route is None:
+                resolve(head, self._routes, self.limits.max_header_list)
         if len(self.calls) >= self.limits.max_concurrent_streams or self._partial_bytes > self.limits.max_partial_bytes:
             raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, "too much at a time")
         call = self.calls[stream_id] = Call(self, self.output, stream_id, head)
