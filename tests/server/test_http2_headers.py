@@ -72,7 +72,7 @@ def test_a_request_that_differs_by_its_deadline_alone_is_checked_once_and_is_rig
             assert head.route is None
             head.route = path
         assert head.route == path
-        assert head.timeout == (index + 1) / 1000
+        assert head.timeout == pytest.approx((index + 1) / 1000)
 
 
 def test_a_wrong_or_repeated_deadline_is_not_taken_for_a_known_request() -> None:
