@@ -116,9 +116,10 @@ class GrpcHttp2Transport:
 
         def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             # The arrays are only good inside this call, so the response is made here.
+            if outputs is None:
+                _fail(call, error or InternalError("no outputs and no error"))
+                return
             try:
-                if outputs is None:
-                    raise error or InternalError("no outputs and no error")
                 answer = codec.encode_predict(name, resolved, outputs, tensor_content=tensor_content)
             except Exception as problem:  # noqa: BLE001 - it is this call's error and must not reach the scheduler
                 _fail(call, problem)
