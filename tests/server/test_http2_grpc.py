@@ -123,6 +123,18 @@ async def test_what_follows_the_first_message_of_a_unary_call_is_ignored() -> No
         assert (await peer.answer(1)).messages == [b"a"]
 
 
+@both_loops
+async def test_a_message_too_large_behind_the_first_of_a_unary_call_is_ignored_too() -> None:
+    # Found by the generated streams.
+    async with serving(Http2Limits(max_message_bytes=1000)) as (_, _, peer):
+        peer.send(peer.headers(1), peer.data(1, grpc_message(b"a") + b"\0\0\1\0\0more", end=True))
+        assert (await peer.answer(1)).messages == [b"a"]
+        peer.send(peer.headers(3, "/t.T/Chat"), peer.data(3, grpc_message(b"a") + b"\0\0\1\0\0more", end=True))
+        answer = await peer.answer(3)
+        assert answer.messages == [b"a"]
+        assert answer.status is StatusCode.RESOURCE_EXHAUSTED
+
+
 PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 

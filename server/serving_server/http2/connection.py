@@ -11,6 +11,7 @@ from typing import Final, cast
 from serving_server.http2.flow import Output
 from serving_server.http2.frames import (
     ACK,
+    MAX_STREAM_ID,
     SETTINGS,
     ConnectionFault,
     ErrorCode,
@@ -77,6 +78,20 @@ class Connection(FrameReader, asyncio.Protocol):
         self._pings = Rate(limits.pings_per_second, "PING frames")
         self._settings = Rate(limits.settings_per_second, "SETTINGS frames")
         self._resets = Rate(limits.resets_per_second, "streams reset")
+
+    @property
+    def peer(self) -> str:
+        """The peer's address as gRPC writes it."""
+        name = self._peername
+        if not isinstance(name, tuple):
+            return "unix:"
+        return f"ipv6:[{name[0]}]:{name[1]}" if ":" in name[0] else f"ipv4:{name[0]}:{name[1]}"
+
+    @property
+    def max_trailers(self) -> int:
+        """Bytes that the peer takes in a header list."""
+        limit = self.peer_settings.max_header_list
+        return MAX_STREAM_ID if limit is None else limit
 
     # -- what a subclass knows -----------------------------------------------------------------------------------------
 

@@ -68,10 +68,12 @@ class MessageReader:
         """
         self.received += len(piece)
         self._data += piece
-        self._look()
+        if not self.expected:
+            self._look()
 
     def _look(self) -> None:
-        if self.expected == 0 and len(self._data) >= PREFIX_SIZE:
+        """See how long the message at hand is, as soon as its prefix is there."""
+        if len(self._data) >= PREFIX_SIZE:
             length = unpack_prefix(self._data)[1]
             check_size(length, self._max_bytes)
             self.expected = length + PREFIX_SIZE
@@ -82,8 +84,10 @@ class MessageReader:
         Raises
         ------
         ResourceExhaustedError
-            As `add`, for the message behind it.
+            As `add`, for a message that came together with the one before it.
         """
+        if not self.expected:
+            self._look()
         data, expected = self._data, self.expected
         if not expected or len(data) < expected:
             return None
@@ -96,7 +100,6 @@ class MessageReader:
             message = bytes(memoryview(data)[PREFIX_SIZE:expected])
             del data[:expected]
         self.expected = 0
-        self._look()
         return flag, message
 
 

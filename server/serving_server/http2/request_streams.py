@@ -63,20 +63,6 @@ class RequestStreams(Connection):
         self._max_single = min(limits.stream_window, limits.max_message_bytes + PREFIX_SIZE)
         self._final = False  # streams beyond `last_stream_id` are not looked at
 
-    @property
-    def peer(self) -> str:
-        """The client's address as gRPC writes it."""
-        name = self._peername
-        if not isinstance(name, tuple):
-            return "unix:"
-        return f"ipv6:[{name[0]}]:{name[1]}" if ":" in name[0] else f"ipv4:{name[0]}:{name[1]}"
-
-    @property
-    def max_trailers(self) -> int:
-        """Bytes that the peer takes in a header list."""
-        limit = self.peer_settings.max_header_list
-        return MAX_STREAM_ID if limit is None else limit
-
     # -- what a subclass knows -----------------------------------------------------------------------------------------
 
     def _opened(self, call: Call) -> None:
