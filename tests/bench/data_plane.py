@@ -168,7 +168,8 @@ def _check(target: Target) -> None:
     """Every answer of a gRPC round must carry a message of the size of the first right one."""
     sizes = {round(found.bytes_per_answer) for found, _ in target.rounds}
     failed = sum(found.failed for found, _ in target.rounds)
-    if failed or len(sizes) > 1 or min(sizes) < 10:
+    varies = target.grpc and len(sizes) > 1  # JSON has more or fewer digits from one batch size to another
+    if failed or varies or min(sizes) < 10:
         raise RuntimeError(f"{target.label} {target.url}: {failed} failed, answers of {sorted(sizes)} bytes")
 
 
