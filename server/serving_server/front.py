@@ -30,6 +30,7 @@ from serving_server.owner import OwnerWatch
 from serving_server.record import Record
 from serving_server.rest.http1 import HttpServer
 from serving_server.rest.server import RestApi
+from serving_server.transports.services import Services
 
 if TYPE_CHECKING:
     from serving_server.transports.grpc_http2 import GrpcHttp2Transport
@@ -78,7 +79,7 @@ class Front:
         self._stopping = asyncio.Event()
         self._catalog = Catalog(options)
         inference = Inference(self._catalog.manager)
-        self._grpc = _grpc_transport(options, inference)
+        self._grpc = _grpc_transport(options, Services(inference, tensor_content=options.tensor_content))
         self._rest = HttpServer(RestApi(inference, timeout=options.rest_api_timeout, cors=options.rest_api_cors))
         control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)
         self._control = HttpServer(control.handle)
@@ -211,17 +212,15 @@ class Front:
             log.error("the server did not end within %g s; leaving what still hangs", _STOP_SECONDS)
 
 
-def _grpc_transport(options: ServerOptions, inference: Inference) -> GrpcHttp2Transport | GrpcioTransport:
+def _grpc_transport(options: ServerOptions, services: Services) -> GrpcHttp2Transport | GrpcioTransport:
     # Only the one in use is imported.
     if options.grpc_transport == "own":
         from serving_server.transports.grpc_http2 import GrpcHttp2Transport
 
-        return GrpcHttp2Transport(
-            inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments
-        )
+        return GrpcHttp2Transport(services, arguments=options.grpc_channel_arguments)
     from serving_server.transports.grpc_stock import GrpcioTransport
 
-    return GrpcioTransport(inference, tensor_content=options.tensor_content, arguments=options.grpc_channel_arguments)
+    return GrpcioTransport(services, arguments=options.grpc_channel_arguments)
 
 
 def _address(host: str, port: int) -> str:

@@ -14,10 +14,10 @@ import grpc
 
 from serving_server import front
 from serving_server.cli import main
-from serving_server.inference import Inference
 from serving_server.options import ServerOptions
 from serving_server.transports.grpc_http2 import GrpcHttp2Transport
 from serving_server.transports.grpc_stock import GrpcioTransport
+from serving_server.transports.services import Services
 
 CERTIFICATE, KEY = (Path(os.environ[f"SERVING_TEST_{name}"]) for name in ("CERTIFICATE", "KEY"))
 
@@ -28,12 +28,12 @@ class _SecureGrpcio(GrpcioTransport):
         return int(self._server.add_secure_port(address, credentials))
 
 
-def _transport(options: ServerOptions, inference: Inference) -> GrpcHttp2Transport | GrpcioTransport:
+def _transport(options: ServerOptions, services: Services) -> GrpcHttp2Transport | GrpcioTransport:
     if options.grpc_transport == "grpcio":
-        return _SecureGrpcio(inference, tensor_content=options.tensor_content)
+        return _SecureGrpcio(services)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTIFICATE, KEY)
-    return GrpcHttp2Transport(inference, tensor_content=options.tensor_content, tls=context)
+    return GrpcHttp2Transport(services, tls=context)
 
 
 assert callable(front._grpc_transport)

@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from serving_server.errors import (
-    InternalError,
-    ServingError,
-    StatusCode,
-    UnavailableError,
-    UnimplementedError,
-)
-from serving_server.inference import Inference
-from serving_server.tensors import Array
-from serving_server.transports import predict_codec as codec
-from serving_server.wire import messages
+from serving_server.errors import StatusCode, UnavailableError
+from serving_server.transports.services import Method, OpenStream, Services
 
 __all__ = ["GrpcioTransport"]
 
-log = logging.getLogger(__name__)
-
 _CODES: Final = {StatusCode(code.value[0]): code for code in grpc.StatusCode}
 
-_PREDICTION: Final = "tensorflow.serving.PredictionService"
-_MODEL: Final = "tensorflow.serving.ModelService"
-
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
+#: Messages of a stream's answer that may wait for the client before no more of its requests are read.
+_MAX_UNSENT: Final = 16
 
 
 class GrpcioTransport:
-    """A grpc.aio server of the two services. All calls on the loop.
+    """A grpc.aio server of `Services`. All calls on the loop.
 
     Parameters
     ----------
-    inference : Inference
-    tensor_content : bool
-        Answer Predict with `tensor_content` instead of typed fields.
+    services : Services
+        The methods.
     arguments : sequence of (name, value)
         Channel arguments of gRPC core, from ``--grpc_channel_arguments``.
     """
 
-    def __init__(
-        self, inference: Inference, *, tensor_content: bool, arguments: Sequence[tuple[str, int | str]] = ()
-    ) -> None:
-        self._inference = inference
-        self._tensor_content = tensor_content
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, services: Services, *, arguments: Sequence[tuple[str, int | str]] = ()) -> None:
         options: dict[str, int | str] = {
             "grpc.max_receive_message_length": 2**31 - 1,
             "grpc.max_send_message_length": -1,
@@ -60,27 +41,7 @@ class GrpcioTransport:
             **dict(arguments),
         }
         self._server = grpc.aio.server(options=list(options.items()))
-        self._server.add_generic_rpc_handlers(
-            (
-                _service(
-                    _PREDICTION,
-                    {
-                        "Predict": self._predict,
-                        "GetModelMetadata": self._metadata,
-                        "Classify": _not_yet("Classify"),
-                        "Regress": _not_yet("Regress"),
-                        "MultiInference": _not_yet("MultiInference"),
-                    },
-                ),
-                _service(
-                    _MODEL,
-                    {
-                        "GetModelStatus": self._status,
-                        "HandleReloadConfigRequest": _not_yet("HandleReloadConfigRequest"),
-                    },
-                ),
-            )
-        )
+        self._server.add_generic_rpc_handlers((_Methods(services),))
 
     async def bind(self, address: str) -> int:
         """Bind ``host:port`` or ``unix:path`` and return the port.
@@ -104,66 +65,131 @@ class GrpcioTransport:
         """Accept nothing more and let calls end for up to `grace` seconds. Idempotent."""
         await self._server.stop(grace)
 
-    async def _predict(self, data: bytes, context: Any) -> bytes:
-        request = codec.decode(messages.PredictRequest, data)
-        resolved, arrays = codec.predict_inputs(self._inference, request)
-        name = request.model_spec.name
-        answer: asyncio.Future[bytes] = self._loop.create_future()
 
-        def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
-            # The arrays are only good inside this call, so the response is made here, whoever waits for it.
-            if answer.done():
-                return
-            if outputs is None:
-                answer.set_exception(error or InternalError("no outputs and no error"))
-                return
-            try:
-                answer.set_result(codec.encode_predict(name, resolved, outputs, tensor_content=self._tensor_content))
-            except Exception as problem:  # noqa: BLE001 - it is this call's error and must not reach the scheduler
-                answer.set_exception(problem)
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Finds the method of a call by its path."""
 
+    def __init__(self, services: Services) -> None:
+        self._handlers = {
+            path: grpc.unary_unary_rpc_method_handler(_unary(method)) for path, method in services.unary.items()
+        }
+        self._handlers |= {
+            path: grpc.stream_stream_rpc_method_handler(_stream(open_call))
+            for path, open_call in services.streaming.items()
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+class _CallError(Exception):
+    """A call ends with an error."""
+
+    def __init__(self, code: StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = _CODES[code]
+        self.text = text
+
+
+class _UnaryCall:
+    """A call whose answer a coroutine waits for."""
+
+    def __init__(self, context: Any, loop: asyncio.AbstractEventLoop) -> None:
         left = context.time_remaining()
-        deadline = None if left is None else self._loop.time() + left
-        cancel = self._inference.predict(resolved, arrays, request.output_filter, deadline, on_done)
+        self.deadline = None if left is None else loop.time() + left
+        self.result: asyncio.Future[bytes] = loop.create_future()
+
+    def answer(self, message: bytes | bytearray | memoryview) -> None:
+        if not self.result.done():
+            self.result.set_result(bytes(message))
+
+    def fail(self, code: StatusCode, text: str) -> None:
+        if not self.result.done():
+            self.result.set_exception(_CallError(code, text))
+
+
+def _unary(method: Method) -> Callable[[bytes, Any], Any]:
+    async def run(data: bytes, context: Any) -> bytes:
+        call = _UnaryCall(context, asyncio.get_running_loop())
+        cancel = method(data, call)
         try:
-            return await answer
+            return await call.result
+        except _CallError as error:
+            await context.abort(error.code, error.text)
+            raise AssertionError from None  # `abort` always raises
         except asyncio.CancelledError:
-            cancel()
+            if cancel is not None:
+                cancel()
             raise
 
-    async def _metadata(self, data: bytes, context: Any) -> bytes:
-        return codec.encode_metadata(self._inference, codec.decode(messages.GetModelMetadataRequest, data))
-
-    async def _status(self, data: bytes, context: Any) -> bytes:
-        request = codec.decode(messages.GetModelStatusRequest, data)
-        model, version, _ = codec.target(request)  # the label is ignored, as TensorFlow Serving does
-        return codec.encode_status(self._inference.model_status(model, version))
+    return run
 
 
-def _not_yet(method: str) -> Handler:
-    async def refuse(_data: bytes, _context: Any) -> bytes:
-        raise UnimplementedError(f"{method} is not supported yet; Predict is")
+class _StreamCall:
+    """A call whose answers wait in a queue until a coroutine has sent them."""
 
-    return refuse
+    def __init__(self, context: Any, loop: asyncio.AbstractEventLoop) -> None:
+        left = context.time_remaining()
+        self.deadline = None if left is None else loop.time() + left
+        #: Messages, then None for OK or an error.
+        self.queue: asyncio.Queue[bytes | _CallError | None] = asyncio.Queue()
+        self.room = asyncio.Event()
+        self.room.set()
+        self._ended = False
+
+    def send(self, message: bytes | bytearray | memoryview) -> None:
+        self._put(bytes(message))
+
+    def finish(self) -> None:
+        self._put(None)
+
+    def answer(self, message: bytes | bytearray | memoryview) -> None:
+        self.send(message)
+        self.finish()
+
+    def fail(self, code: StatusCode, text: str) -> None:
+        self._put(_CallError(code, text))
+
+    def _put(self, item: bytes | _CallError | None) -> None:
+        if not self._ended:
+            self._ended = not isinstance(item, bytes)
+            self.queue.put_nowait(item)
+            if self.queue.qsize() >= _MAX_UNSENT:
+                self.room.clear()
+
+    async def sent(self) -> AsyncIterator[bytes]:
+        """Yield each message to send; ends with OK or by `_CallError`."""
+        while (item := await self.queue.get()) is not None:
+            if isinstance(item, _CallError):
+                raise item
+            if self.queue.qsize() < _MAX_UNSENT:
+                self.room.set()
+            yield item
 
 
-def _service(name: str, handlers: dict[str, Handler]) -> Any:
-    return grpc.method_handlers_generic_handler(
-        name, {method: grpc.unary_unary_rpc_method_handler(_guarded(call)) for method, call in handlers.items()}
-    )
+def _stream(open_call: OpenStream) -> Callable[[Any, Any], Any]:
+    async def run(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        call = _StreamCall(context, asyncio.get_running_loop())
+        receiver = open_call(call)
 
+        async def read() -> None:
+            async for message in requests:
+                receiver.message(message)
+                await call.room.wait()
+            receiver.end()
 
-def _guarded(call: Handler) -> Handler:
-    """Turn our errors into gRPC's; whatever else flies is a bug, told as INTERNAL and logged."""
-
-    async def guarded(data: bytes, context: Any) -> bytes:
+        reader = asyncio.create_task(read())
         try:
-            return await call(data, context)
-        except ServingError as error:
-            await context.abort(_CODES[error.code], codec.cut_details(error.message))
-        except Exception as error:
-            log.exception("a gRPC call failed inside the server")
-            await context.abort(grpc.StatusCode.INTERNAL, codec.cut_details(f"{type(error).__name__}: {error}"))
-        raise AssertionError  # `abort` always raises
+            async for message in call.sent():
+                yield message
+        except _CallError as error:
+            await context.abort(error.code, error.text)
+        except BaseException:
+            receiver.cancel()
+            raise
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
 
-    return guarded
+    return run

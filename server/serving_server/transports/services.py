@@ -1,0 +1,160 @@
+"""The methods of TensorFlow Serving's gRPC services, once for both transports: bytes in, bytes out, no HTTP/2 here.
+
+A method gets the bytes of its request and a call to answer by; a transport supplies both. Answers may come at once or
+later on the loop; nothing blocks, and no task or future is made per request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from serving_server.errors import InternalError, ServingError, StatusCode, UnimplementedError
+from serving_server.inference import Inference, Resolved
+from serving_server.tensors import Array
+from serving_server.transports import predict_codec as codec
+from serving_server.wire import messages
+
+if TYPE_CHECKING:
+    from serving_server.http2.routing import Receiver
+
+__all__ = ["Cancel", "Method", "OpenStream", "Services", "StreamCall", "UnaryCall", "fail"]
+
+log = logging.getLogger(__name__)
+
+PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
+MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
+
+Cancel = Callable[[], None]
+
+
+class UnaryCall(Protocol):
+    """A call that waits for one answer. Once it has ended, answers are ignored."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When its client gives up, on the loop's clock; None for never."""
+
+    def answer(self, message: bytes | bytearray | memoryview) -> None:
+        """Send the one message of the answer, and OK."""
+
+    def fail(self, code: StatusCode, text: str) -> None:
+        """End the call with an error."""
+
+
+class StreamCall(UnaryCall, Protocol):
+    """A call whose answer is any number of messages."""
+
+    def send(self, message: bytes | bytearray | memoryview) -> None:
+        """Send one message of several."""
+
+    def finish(self) -> None:
+        """End the answer with OK, behind the messages sent."""
+
+
+#: A unary method. What it returns is called once if the call ends before it was answered.
+Method = Callable[[Any, UnaryCall], Cancel | None]
+
+#: A method whose client and server may both send any number of messages: told of a new call, returns what takes the
+#: client's messages (see `serving_server.http2.routing.Receiver`).
+OpenStream = Callable[[StreamCall], "Receiver"]
+
+
+class Services:
+    """All methods of a server. All calls on the loop.
+
+    Parameters
+    ----------
+    inference : Inference
+    tensor_content : bool
+        Answer Predict with `tensor_content` instead of typed fields.
+
+    Attributes
+    ----------
+    unary : mapping of str to callable
+        By path, such as ``/tensorflow.serving.PredictionService/Predict``. They raise nothing.
+    streaming : mapping of str to callable
+        By path.
+    """
+
+    def __init__(self, inference: Inference, *, tensor_content: bool) -> None:
+        self.inference = inference
+        self._tensor_content = tensor_content
+        methods: dict[str, Method] = {
+            f"/{PREDICTION_SERVICE}/Predict": self._predict,
+            f"/{PREDICTION_SERVICE}/Classify": _not_yet("Classify"),
+            f"/{PREDICTION_SERVICE}/Regress": _not_yet("Regress"),
+            f"/{PREDICTION_SERVICE}/MultiInference": _not_yet("MultiInference"),
+            f"/{PREDICTION_SERVICE}/GetModelMetadata": self._metadata,
+            f"/{MODEL_SERVICE}/GetModelStatus": self._status,
+            f"/{MODEL_SERVICE}/HandleReloadConfigRequest": _not_yet("HandleReloadConfigRequest"),
+        }
+        self.unary: Mapping[str, Method] = {path: _guarded(method) for path, method in methods.items()}
+        self.streaming: Mapping[str, OpenStream] = {}
+
+    def run(
+        self, call: UnaryCall, name: str, resolved: Resolved, arrays: dict[str, Array], output_filter: Sequence[str]
+    ) -> Cancel:
+        """Run a signature for a Predict call, `name` being the model's as asked for, and answer the call.
+
+        Raises
+        ------
+        ServingError
+            When the request does not fit the signature or cannot be queued.
+        """
+        tensor_content = self._tensor_content
+
+        def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
+            # The arrays are only good inside this call, so the response is made here.
+            if outputs is None:
+                fail(call, error or InternalError("no outputs and no error"))
+                return
+            try:
+                answer = codec.encode_predict(name, resolved, outputs, tensor_content=tensor_content)
+            except Exception as problem:  # noqa: BLE001 - it is this call's error and must not reach the scheduler
+                fail(call, problem)
+            else:
+                call.answer(answer)
+
+        return self.inference.predict(resolved, arrays, output_filter, call.deadline, on_done)
+
+    def _predict(self, data: Any, call: UnaryCall) -> Cancel:
+        request = codec.decode(messages.PredictRequest, data)
+        resolved, arrays = codec.predict_inputs(self.inference, request)
+        return self.run(call, request.model_spec.name, resolved, arrays, request.output_filter)
+
+    def _metadata(self, data: Any, call: UnaryCall) -> None:
+        call.answer(codec.encode_metadata(self.inference, codec.decode(messages.GetModelMetadataRequest, data)))
+
+    def _status(self, data: Any, call: UnaryCall) -> None:
+        request = codec.decode(messages.GetModelStatusRequest, data)
+        model, version, _ = codec.target(request)  # the label is ignored, as TensorFlow Serving does
+        call.answer(codec.encode_status(self.inference.model_status(model, version)))
+
+
+def fail(call: UnaryCall, error: BaseException) -> None:
+    """Answer with one of our errors; whatever else flies is a bug, told as INTERNAL and logged."""
+    if isinstance(error, ServingError):
+        call.fail(error.code, codec.cut_details(error.message))
+    else:
+        log.error("a gRPC call failed inside the server", exc_info=error)
+        call.fail(StatusCode.INTERNAL, codec.cut_details(f"{type(error).__name__}: {error}"))
+
+
+def _not_yet(name: str) -> Method:
+    def refuse(_data: Any, _call: UnaryCall) -> None:
+        raise UnimplementedError(f"{name} is not supported yet; Predict is")
+
+    return refuse
+
+
+def _guarded(method: Method) -> Method:
+    def guarded(data: Any, call: UnaryCall) -> Cancel | None:
+        try:
+            return method(data, call)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            fail(call, error)
+            return None
+
+    return guarded
