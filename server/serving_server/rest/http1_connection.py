@@ -353,7 +353,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.close()
 
-    def close_when_idle(self) -> None:
+    def drain(self) -> None:
         """Close now if no request runs or arrives, else after the last answer; the server is stopping."""
         self.send_answer()
         if not self._slots and not self._reader.receiving and not self._lingering:
