@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -20,6 +21,7 @@ from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
+from serving_server.session_options import DeviceOptions, decide
 
 __all__ = ["Catalog"]
 
@@ -36,6 +38,7 @@ _MAX_NAME: Final = 256
 class _Entry:
     base_path: Path
     batching: BatchingParameters | None
+    devices: DeviceOptions | None = None
 
 
 class Catalog:
@@ -51,10 +54,11 @@ class Catalog:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._entries: dict[str, _Entry] = {}
+        self._told: set[str] = set()
         self.forkserver = ForkServer()
         loader = WorkerLoader(
             self.forkserver,
-            LoadOptions(options.saved_model_tags, options.session, options.warmup, options.freeze),
+            self._load_options,
             self.batching,
         )
         self.manager = Manager(
@@ -73,6 +77,17 @@ class Catalog:
         self._trimmer: asyncio.TimerHandle | None = None
         for model in options.models:
             self.put(model, options.batching)
+
+    def _load_options(self, model: str) -> LoadOptions:
+        """Return how versions of a model are loaded from now on."""
+        options = self._options
+        devices = self._entries[model].devices if model in self._entries else None
+        decision = decide(options.session, options.session_template, devices, os.environ)
+        for note in decision.notes:
+            if note not in self._told:
+                self._told.add(note)
+                log.warning("sessions: %s", note)
+        return LoadOptions(options.saved_model_tags, decision.config, options.warmup, options.freeze)
 
     async def start(self) -> None:
         """Start importing TensorFlow in the background, and looking for versions."""
@@ -102,7 +117,7 @@ class Catalog:
         if not model.base_path.is_absolute():
             msg = f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             raise InvalidArgumentError(msg)
-        self._entries[model.name] = _Entry(model.base_path, batching)
+        self._entries[model.name] = _Entry(model.base_path, batching, model.devices)
         self.manager.add_model(model.name, model.policy)
         self._source.add(model.name, model.base_path)
         self._apply_batching(model.name, batching)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import text_format
 
@@ -13,9 +14,13 @@ from serving_server.errors import InvalidArgumentError, NotFoundError, Permissio
 from serving_server.flags import FLAGS
 from serving_server.lifecycle.states import All, Latest, Policy, Specific
 from serving_server.options import ModelOptions, ServerOptions
+from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate, check_fraction, read_template
 from serving_server.wire import messages
 
 __all__ = ["build_options", "read_batching_file", "read_model_config"]
+
+
+T = TypeVar("T")
 
 
 def read_text_proto(path: str, message: Any) -> Any:
@@ -26,7 +31,11 @@ def read_text_proto(path: str, message: Any) -> Any:
     NotFoundError, PermissionDeniedError, InvalidArgumentError
         Naming the file, and the line where the text is wrong.
     """
-    name = message.DESCRIPTOR.full_name
+    return parse_text(path, message.DESCRIPTOR.full_name, lambda text: text_format.Parse(text, message))
+
+
+def parse_text(path: str, name: str, parse: Callable[[str], T]) -> T:
+    """Return what `parse` makes of a file with a message called `name`; see `read_text_proto` for the errors."""
     try:
         text = Path(path).read_text("utf-8")
     except FileNotFoundError:
@@ -36,7 +45,7 @@ def read_text_proto(path: str, message: Any) -> Any:
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise InvalidArgumentError(f"Error parsing text-format {name}: {path}: {error}") from None
     try:
-        return text_format.Parse(text, message)
+        return parse(text)
     except text_format.ParseError as error:
         raise InvalidArgumentError(f"Error parsing text-format {name}: {path}:{error}") from None
 
@@ -86,9 +95,22 @@ def read_model_config(path: str) -> tuple[ModelOptions, ...]:
         if entry.HasField("logging_config"):
             raise UnimplementedError(f"logging_config of model {entry.name}: request logging is not supported yet")
         models[entry.name] = ModelOptions(
-            entry.name, _absolute(entry.name, entry.base_path), _policy(entry.model_version_policy)
+            entry.name,
+            _absolute(entry.name, entry.base_path),
+            _policy(entry.model_version_policy),
+            _devices(entry),
         )
     return tuple(models.values())
+
+
+def _devices(config: Any) -> DeviceOptions | None:
+    if not config.HasField("serving_workbench"):
+        return None
+    ours = config.serving_workbench
+    try:
+        return DeviceOptions(ours.visible_device_list, ours.per_process_gpu_memory_fraction)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"model {config.name}: {error.message}") from None
 
 
 def _absolute(name: str, base_path: str) -> Path:
@@ -129,6 +151,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         batching=_batching(values),
         saved_model_tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag),
         session=_session(values),
+        session_template=_session_template(values["tensorflow_session_config_file"]),
         warmup=values["enable_model_warmup"],
         freeze=values["freeze_variables"],
         num_load_threads=values["num_load_threads"] or 4,
@@ -186,7 +209,7 @@ def _batching(values: dict[str, Any]) -> BatchingParameters | None:
     return read_batching_file(file) if file else BatchingParameters()
 
 
-def _session(values: dict[str, Any]) -> dict[str, int]:
+def _session(values: dict[str, Any]) -> SessionFlags:
     both, intra, inter = (
         values["tensorflow_session_parallelism"],
         values["tensorflow_intra_op_parallelism"],
@@ -198,9 +221,17 @@ def _session(values: dict[str, Any]) -> dict[str, int]:
             "tensorflow_inter_op_parallelism) separately. You cannot configure all."
         )
         raise InvalidArgumentError(msg)
-    if intra > 0 or inter > 0:
-        return {"intra_op_parallelism_threads": intra, "inter_op_parallelism_threads": inter}
-    return {"intra_op_parallelism_threads": both, "inter_op_parallelism_threads": both}
+    if intra <= 0 and inter <= 0:
+        intra = inter = both
+    fraction = values["per_process_gpu_memory_fraction"]
+    check_fraction(fraction, "--per_process_gpu_memory_fraction")
+    return SessionFlags(max(0, intra), max(0, inter), fraction, values["mixed_precision"])
+
+
+def _session_template(path: str) -> SessionTemplate | None:
+    if not path:
+        return None
+    return parse_text(path, "tensorflow.ConfigProto", read_template)
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.lifecycle.states import Latest, Policy
+from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate
 
 __all__ = ["ModelOptions", "ServerOptions"]
 
@@ -24,11 +25,14 @@ class ModelOptions:
         Folder whose numbered sub-folders are versions.
     policy : Policy
         Which of them to serve.
+    devices : DeviceOptions or None
+        What it says of GPUs.
     """
 
     name: str
     base_path: Path
     policy: Policy = dataclasses.field(default_factory=Latest)
+    devices: DeviceOptions | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +53,9 @@ class ServerOptions:
         ``own`` or ``grpcio``.
     batching : BatchingParameters or None
         None: off.
+    session : SessionFlags
+    session_template : SessionTemplate or None
+        From ``--tensorflow_session_config_file``.
     record_file : Path or None
         Where to tell the workbench how to reach us; also turns the control channel on.
     lifeline_fd : int or None
@@ -70,7 +77,8 @@ class ServerOptions:
     tensor_content: bool = False
     batching: BatchingParameters | None = None
     saved_model_tags: tuple[str, ...] = ("serve",)
-    session: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    session: SessionFlags = dataclasses.field(default_factory=SessionFlags)
+    session_template: SessionTemplate | None = None
     warmup: bool = True
     freeze: bool = True
     num_load_threads: int = 4

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from serving_server.batching.task import Task
 from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
+from serving_server.session_options import SessionFlags, decide
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import SignatureDefMap
@@ -46,14 +47,14 @@ _REASON_SECONDS: Final = 0.3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How versions are loaded; the same for all of a server.
+    """How the versions of a model are loaded.
 
     Attributes
     ----------
     tags : tuple of str
         Exact tag set of the MetaGraphDef.
-    session : mapping of str to int
-        Thread counts (`serving_server.worker.model.SessionOptions`).
+    session : bytes
+        A serialized `tensorflow.ConfigProto` (see `serving_server.session_options`).
     warmup : bool
         Replay warmup records before a version is AVAILABLE.
     freeze : bool
@@ -63,7 +64,7 @@ class LoadOptions:
     """
 
     tags: tuple[str, ...] = ("serve",)
-    session: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    session: bytes = dataclasses.field(default_factory=lambda: decide(SessionFlags()).config)
     warmup: bool = True
     freeze: bool = True
     lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
@@ -147,7 +148,7 @@ class ServedVersion:
             "version": self.version,
             "path": str(self.path),
             "tags": list(self._options.tags),
-            "session": dict(self._options.session),
+            "session": base64.b64encode(self._options.session).decode(),
             "warmup": self._options.warmup,
             "freeze": self._options.freeze,
         }
@@ -331,16 +332,20 @@ class WorkerLoader:
     Parameters
     ----------
     forkserver : ForkServer
-    options : LoadOptions
+    options_of : callable
+        From a model's name to how it is loaded; asked at each load.
     batching_of : callable
         From a model's name to the batching parameters in force for it, None when off; asked at each load.
     """
 
     def __init__(
-        self, forkserver: ForkServer, options: LoadOptions, batching_of: Callable[[str], BatchingParameters | None]
+        self,
+        forkserver: ForkServer,
+        options_of: Callable[[str], LoadOptions],
+        batching_of: Callable[[str], BatchingParameters | None],
     ) -> None:
         self._forkserver = forkserver
-        self._options = options
+        self._options_of = options_of
         self._batching_of = batching_of
         # By model and version: counters go on after a restart of the worker, as monitoring expects of counters.
         self._statistics: dict[tuple[str, int], Statistics] = {}
@@ -348,6 +353,6 @@ class WorkerLoader:
     async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
         statistics = self._statistics.setdefault((model, version), Statistics())
-        served = ServedVersion(model, version, path, self._options, self._forkserver, statistics)
+        served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics)
         await served.load(self._batching_of(model), on_step)
         return served

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from serving_server.session_options import SessionFlags, decide
 from serving_server.signatures import parse_signatures
 from serving_server.worker.freeze import draw_sample, freeze
 from serving_server.worker.model import Model
@@ -34,7 +35,7 @@ def _rate(call: Callable[[], Any], rows: int) -> float:
 
 def measure(path: Path) -> dict[str, Any]:
     """Return the rates of one SavedModel in rows/s."""
-    model = Model(path, ["serve"], {})
+    model = Model(path, ["serve"], decide(SessionFlags()).config)
     signatures = parse_signatures(model.signature_defs().signature_def)
     signature = signatures["serving_default"]
     feeds = [spec.tensor_name for spec in signature.inputs.values()]

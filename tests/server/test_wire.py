@@ -85,6 +85,25 @@ def test_descriptors_are_what_protoc_makes_of_the_proto_files() -> None:
     assert ours(committed) == ours(build.compile_descriptors())
 
 
+def test_the_session_config_is_tensorflow_s() -> None:
+    """An older or newer TensorFlow has other fields; whatever both know must agree."""
+    from google.protobuf import descriptor_pb2
+
+    def fields(data: bytes) -> dict[str, int]:
+        return {
+            f"{file.name}:{message.name}.{field.name}": field.number
+            for file in descriptor_pb2.FileDescriptorSet.FromString(data).file
+            for message in file.message_type
+            for field in message.field
+        }
+
+    ours = fields((files("serving_server.wire") / "session_config.binpb").read_bytes())
+    theirs = fields(build.session_config_descriptors())
+    shared = ours.keys() & theirs.keys()
+    assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+    assert "tensorflow/core/protobuf/config.proto:ConfigProto.gpu_options" in shared
+
+
 def test_every_message_and_field_is_the_reference_s() -> None:
     ours = _ours()
     answer = subprocess.run(
@@ -99,8 +118,12 @@ def test_every_message_and_field_is_the_reference_s() -> None:
     reference = json.loads(answer.stdout)
     complete = tuple(map(int, version("tensorflow-serving-api").split(".")[:2])) >= (2, 21)
     if complete:
-        # Read from text files only, and not part of the reference package.
-        assert ours.keys() - reference.keys() == {"tensorflow.serving.BatchingParameters"}
+        # Read from text files only, and not part of the reference package; the second is our own.
+        assert ours.keys() - reference.keys() == {
+            "tensorflow.serving.BatchingParameters",
+            "tensorflow.serving.WorkbenchModelOptions",
+        }
+    del ours["tensorflow.serving.ModelConfig"]["serving_workbench"]
     for name, fields in reference.items():
         for field, facts in ours[name].items():
             if complete or field in fields:  # an older reference has fewer fields

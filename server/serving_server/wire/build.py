@@ -2,15 +2,20 @@
 
     python -m serving_server.wire.build
 
-The result is committed, so that neither the server nor a notebook needs protoc or TensorFlow's generated modules;
-`tests/server/test_wire.py` fails when it is out of date.
+Also takes the definition of `tensorflow.ConfigProto` from the installed TensorFlow, into `session_config.binpb`: a
+hundred messages that would be tedious to keep as text of ours. The results are committed, so that neither the server
+nor a notebook needs protoc or TensorFlow's generated modules; `tests/server/test_wire.py` fails when they are out of
+date.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 PROTOS = ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto")
 
@@ -42,9 +47,41 @@ def compile_descriptors() -> bytes:
         return target.read_bytes()
 
 
+#: Writes the file of `ConfigProto` and its imports, these first. In a process of its own: TensorFlow is imported in the
+#: rooms that run models only.
+_SESSION_CONFIG: Final = """
+import sys
+from google.protobuf import descriptor_pb2
+from tensorflow.core.protobuf.config_pb2 import DESCRIPTOR
+
+found = {}
+
+def add(file):
+    if file.name not in found:
+        found[file.name] = None
+        for imported in file.dependencies:
+            add(imported)
+        found[file.name] = found.pop(file.name)
+        found[file.name] = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(found[file.name])
+        found[file.name].ClearField("options")
+
+add(DESCRIPTOR)
+sys.stdout.buffer.write(descriptor_pb2.FileDescriptorSet(file=found.values()).SerializeToString())
+"""
+
+
+def session_config_descriptors() -> bytes:
+    """Return the serialized FileDescriptorSet of `tensorflow.ConfigProto` as the installed TensorFlow has it."""
+    found = subprocess.run([sys.executable, "-c", _SESSION_CONFIG], check=True, stdout=subprocess.PIPE)
+    return found.stdout
+
+
 def main() -> None:
-    """Write the descriptor set beside this file."""
-    (Path(__file__).parent / "descriptors.binpb").write_bytes(compile_descriptors())
+    """Write the descriptor sets beside this file."""
+    folder = Path(__file__).parent
+    (folder / "descriptors.binpb").write_bytes(compile_descriptors())
+    (folder / "session_config.binpb").write_bytes(session_config_descriptors())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     Parameters
     ----------
     spec : dict
-        ``model``, ``version``, ``path``, ``tags``, ``session`` (see `worker.model.SessionOptions`), ``warmup``,
+        ``model``, ``version``, ``path``, ``tags``, ``session`` (a `tensorflow.ConfigProto` in base64), ``warmup``,
         ``freeze``.
     fds : list of int
         The control socket, then three per lane: packet socket, request buffer, response buffer.
@@ -66,7 +66,7 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     path = Path(spec["path"])
     try:
         control.send({"event": "step", "step": "load"})
-        model = Model(path, spec["tags"], spec["session"])
+        model = Model(path, spec["tags"], base64.b64decode(spec["session"]))
         definitions = model.signature_defs()
         signatures = parse_signatures(definitions.signature_def)
         requests = warmup.read(signatures, path) if spec["warmup"] else []

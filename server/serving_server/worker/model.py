@@ -32,12 +32,9 @@ from serving_server.wire.messages import SignatureDefMap
 from serving_server.worker.freeze import Frozen, freeze
 from serving_server.worker.statefulness import keeps_feeds
 
-__all__ = ["Model", "Runnable", "SessionOptions", "as_serving_error", "check_folder"]
+__all__ = ["Model", "Runnable", "as_serving_error", "check_folder"]
 
 Runnable = Callable[..., list[Any]]
-
-SessionOptions = dict[str, int]
-
 
 def as_serving_error(error: Exception) -> ServingError:
     """Return the error that clients see for whatever TensorFlow raised."""
@@ -52,17 +49,6 @@ def as_serving_error(error: Exception) -> ServingError:
     if isinstance(error, (TypeError, ValueError)):
         return InvalidArgumentError(str(error))
     return InternalError(f"{type(error).__name__}: {error}")
-
-
-def _config(options: SessionOptions) -> Any:
-    config = config_pb2.ConfigProto()
-    config.intra_op_parallelism_threads = options.get("intra_op_parallelism_threads", 0)
-    # -1: ops run in the thread that calls, 21 -> 4 us a call on a small model. 0 would start a pool per process.
-    config.inter_op_parallelism_threads = options.get("inter_op_parallelism_threads", 0) or -1
-    # Versions share one card, so none may take all of its memory at once.
-    config.gpu_options.allow_growth = True
-    config.allow_soft_placement = True
-    return config
 
 
 def check_folder(path: Path) -> None:
@@ -111,8 +97,8 @@ class Model:
         The version folder.
     tags : sequence of str
         Exact tag set of the MetaGraphDef.
-    options : dict
-        Thread counts of the session; 0 or missing means TensorFlow's own choice.
+    session_config : bytes
+        A serialized `tensorflow.ConfigProto` (see `serving_server.session_options`).
 
     Raises
     ------
@@ -120,14 +106,14 @@ class Model:
         When it cannot be loaded, naming the folder.
     """
 
-    def __init__(self, path: Path, tags: Sequence[str], options: SessionOptions) -> None:
+    def __init__(self, path: Path, tags: Sequence[str], session_config: bytes) -> None:
         check_folder(path)
         self.graph = tf.Graph()
         self.frozen: Frozen | None = None
         self._frozen_tensors: set[str] = set()
         self._lock = threading.Lock()
         self._runnables: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Runnable, bool]] = {}
-        self.config = _config(options)
+        self.config = config_pb2.ConfigProto.FromString(session_config)
         self.session = tf.compat.v1.Session(graph=self.graph, config=self.config)
         try:
             with self.graph.as_default():
