@@ -1,6 +1,6 @@
 """The floors hold: nothing imports upward, and TensorFlow stays in the rooms that need it.
 
-    serving_jupyter  ->  serving_workbench  ->  serving_server.{wire, errors, tensors}
+    serving_jupyter  ->  serving_workbench  ->  serving_server.{wire, errors, tensors, signatures, http2_client}
 
 The rules are read from the source (`ast`), so an import inside a function or under TYPE_CHECKING counts as well; a
 second group of tests imports the modules for real and looks at `sys.modules`.
@@ -25,7 +25,13 @@ SOURCES = {
     "serving_jupyter": ROOT / "kernel_ext",
 }
 #: What the upper floors may use of the server: what travels on the wire, no more.
-SHARED = ("serving_server.wire", "serving_server.errors", "serving_server.tensors", "serving_server.signatures")
+SHARED = (
+    "serving_server.wire",
+    "serving_server.errors",
+    "serving_server.tensors",
+    "serving_server.signatures",
+    "serving_server.http2_client",
+)
 #: Package -> our packages (or parts of them) that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving_server": (),
@@ -127,6 +133,7 @@ def test_no_module_imports_upward_or_tensorflow() -> None:
         ("serving_workbench.launch", "from serving_server import cli"),
         ("serving_workbench.launch", "from serving_server.front import run"),
         ("serving_workbench.launch", "import serving_server"),
+        ("serving_workbench.load", "from serving_server.http2.server import Http2Server"),
         ("serving_workbench.client", "if TYPE_CHECKING:\n    import keras"),
         ("serving_workbench.client", "import serving_jupyter.magics"),
         ("serving_jupyter.magics", "from serving_server.cli import main"),
@@ -146,6 +153,7 @@ def test_a_forbidden_import_is_found(importer: str, source: str) -> None:
         ("serving_workbench.export", "def export():\n    import keras"),
         ("serving_workbench.client", "from serving_server.wire.messages import PredictRequest"),
         ("serving_workbench.client", "from serving_server import errors, tensors"),
+        ("serving_workbench.load", "from serving_server.http2_client.connecting import connect"),
         ("serving_jupyter.magics", "import serving_workbench as sw"),
         ("serving_jupyter.magics", "import tensorflow_datasets"),
     ],
@@ -178,12 +186,18 @@ print(json.dumps({"seconds": seconds, "modules": sorted(sys.modules)}))
 
 def import_all(*names: str) -> tuple[float, set[str]]:
     """Import the modules in a fresh interpreter: (seconds, top-level names that were then loaded)."""
+    seconds, loaded = import_modules(*names)
+    return seconds, {name.split(".")[0] for name in loaded}
+
+
+def import_modules(*names: str) -> tuple[float, set[str]]:
+    """The same, with the whole names."""
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL, *names], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
-    return answer["seconds"], {name.split(".")[0] for name in answer["modules"]}
+    return answer["seconds"], set(answer["modules"])
 
 
 def test_the_front_process_never_loads_tensorflow(record_property: pytest.RecordProperty) -> None:
@@ -214,3 +228,15 @@ def test_every_module_of_the_upper_floors_imports_without_tensorflow() -> None:
     ]
     _, loaded = import_all(*upper)
     assert not loaded & set(HEAVY)
+
+
+def test_the_http2_client_brings_none_of_the_server_along(record_property: pytest.RecordProperty) -> None:
+    client = [name for name in modules() if within(name, ("serving_server.http2_client",))]
+    seconds, loaded = import_modules(*client)
+    record_property("import_seconds", seconds)
+    print(f"{len(client)} modules of the client imported in {1000 * seconds:.0f} ms")
+    ours = {name for name in loaded if within(name, ("serving_server",))} - {"serving_server", "serving_server.errors"}
+    assert {name.split(".")[1] for name in ours} == {"http2_client", "http2"}
+    server_side = ("server", "server_connection", "call", "call_runner", "request_streams", "routing")
+    assert not ours & {f"serving_server.http2.{name}" for name in server_side}
+    assert not {name.split(".")[0] for name in loaded} & {*HEAVY, "grpc", "google", "numpy", "uvloop"}

@@ -56,6 +56,8 @@ class Connection(FrameReader, asyncio.Protocol):
     peer_settings : PeerSettings
     """
 
+    _of_client = False  # this end is the client: the peer, a server, may say less in its SETTINGS
+
     def __init__(self, limits: Http2Limits, now: Callable[[], float], schedule: Callable[[Output], None]) -> None:
         super().__init__(limits, now)
         self.output = Output(schedule)
@@ -186,7 +188,7 @@ class Connection(FrameReader, asyncio.Protocol):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with a payload")
             return
         self._settings.hit(self._now())
-        values = parse_settings(payload)
+        values = parse_settings(payload, from_server=self._of_client)
         if Setting.INITIAL_WINDOW_SIZE in values:
             self.output.set_initial(values[Setting.INITIAL_WINDOW_SIZE], self._largest_credit())
         if values.get(Setting.HEADER_TABLE_SIZE, DEFAULT_TABLE_SIZE) < DEFAULT_TABLE_SIZE:

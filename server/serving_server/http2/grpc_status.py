@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from typing import Final
 
 __all__ = [
     "GRPC_CONTENT_TYPE",
     "decode_binary",
+    "decode_message",
     "encode_message",
     "encode_status",
+    "encode_timeout",
     "http_error",
     "literal",
     "parse_timeout",
@@ -25,6 +28,11 @@ GRPC_CONTENT_TYPE: Final = b"application/grpc"
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 #: The specification says 8 digits; gRPC core takes more, so clients may send more.
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,18})([HMSmun])")
+
+#: What eight digits can say, the most that the specification allows.
+_MAX_TIMEOUT: Final = 99_999_999
+
+_TRIPLET: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 #: Everything but printable ASCII, and the percent sign.
 _UNSAFE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
@@ -42,6 +50,26 @@ def parse_timeout(text: bytes) -> float | None:
     """Return the seconds of a ``grpc-timeout``, or None when it is none."""
     match = _TIMEOUT.fullmatch(text)
     return None if match is None else int(match[1]) * _UNITS[match[2]]
+
+
+def encode_timeout(seconds: float) -> bytes:
+    """Return a ``grpc-timeout`` of at most 8 digits, in the finest unit that has room, rounded up.
+
+    Raises
+    ------
+    ValueError
+        Not a positive number of seconds, or over 99,999,999 hours.
+    """
+    if seconds > 0:
+        for unit, size in sorted(_UNITS.items(), key=lambda item: item[1]):
+            if seconds / size <= _MAX_TIMEOUT:
+                return b"%d%b" % (max(1, math.ceil(round(seconds / size, 3))), unit)
+    raise ValueError(f"a timeout of {seconds} seconds")
+
+
+def decode_message(value: bytes) -> str:
+    """Return a status message without its percent-encoding; what is no escape stays as it is."""
+    return _TRIPLET.sub(lambda match: bytes((int(match[1], 16),)), value).decode("utf-8", "replace")
 
 
 def encode_message(text: str, limit: int) -> bytes:

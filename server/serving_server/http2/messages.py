@@ -33,6 +33,8 @@ class MessageReader:
     ----------
     max_bytes : int
         Largest message as sent.
+    who : str
+        This end, as gRPC core calls it in the error text.
 
     Attributes
     ----------
@@ -44,11 +46,12 @@ class MessageReader:
         Bytes kept here when the owner last added them up.
     """
 
-    __slots__ = ("_data", "_max_bytes", "counted", "expected", "received")
+    __slots__ = ("_data", "_max_bytes", "_who", "counted", "expected", "received")
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, who: str = "SERVER") -> None:
         self._data = bytearray()
         self._max_bytes = max_bytes
+        self._who = who
         self.received = 0
         self.expected = 0
         self.counted = 0
@@ -75,7 +78,7 @@ class MessageReader:
         """See how long the message at hand is, as soon as its prefix is there."""
         if len(self._data) >= PREFIX_SIZE:
             length = unpack_prefix(self._data)[1]
-            check_size(length, self._max_bytes)
+            check_size(length, self._max_bytes, self._who)
             self.expected = length + PREFIX_SIZE
 
     def take(self) -> tuple[int, bytes | bytearray] | None:
@@ -103,10 +106,10 @@ class MessageReader:
         return flag, message
 
 
-def check_size(length: int, limit: int) -> None:
+def check_size(length: int, limit: int, who: str = "SERVER") -> None:
     """Raise `ResourceExhaustedError`, in gRPC's words, when a message is too large."""
     if length > limit:
-        raise ResourceExhaustedError(f"SERVER: Received message larger than max ({length} vs. {limit})")
+        raise ResourceExhaustedError(f"{who}: Received message larger than max ({length} vs. {limit})")
 
 
 class Unpacker:

@@ -36,6 +36,7 @@ _HEADER_SIZE: Final = 9
 _FIXED_SIZES: Final = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _ON_STREAM: Final = frozenset({DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION})
 _ON_CONNECTION: Final = frozenset({SETTINGS, PING, GOAWAY})
+_LAST_HEADERS: Final = END_HEADERS | END_STREAM
 
 _word: Final = struct.Struct(">I").unpack_from
 
@@ -139,7 +140,11 @@ class FrameReader:
         """Take PING."""
         raise NotImplementedError
 
-    def _on_goaway(self, code: int) -> None:
+    def _on_some_data(self, stream_id: int, data: bytes, start: int, stop: int) -> None:
+        """Take a whole DATA frame, with bytes in it, that does not end its stream, in place."""
+        self._on_data(stream_id, memoryview(data)[start:stop], stop - start, ended=False)
+
+    def _on_goaway(self, last_stream_id: int, code: int, text: bytes) -> None:
         """Take GOAWAY."""
         raise NotImplementedError
 
@@ -200,6 +205,10 @@ class FrameReader:
                     self._on_last_data(stream_id, data, start, position)
                 elif kind == HEADERS and flags == END_HEADERS and 0 < stream_id <= MAX_STREAM_ID:
                     self._on_headers(stream_id, data[start:position], ended=False)
+                elif kind == HEADERS and flags == _LAST_HEADERS and 0 < stream_id <= MAX_STREAM_ID:
+                    self._on_headers(stream_id, data[start:position], ended=True)
+                elif kind == DATA and not flags and size and 0 < stream_id <= MAX_STREAM_ID:
+                    self._on_some_data(stream_id, data, start, position)
                 else:
                     self._take(kind, flags, stream_id & MAX_STREAM_ID, data[start:position])
             except StreamFault as fault:
@@ -261,7 +270,7 @@ class FrameReader:
         elif kind == GOAWAY:
             if len(payload) < 8:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
-            self._on_goaway(_word(payload, 4)[0])
+            self._on_goaway(_word(payload)[0] & MAX_STREAM_ID, _word(payload, 4)[0], payload[8:])
         elif kind in {PUSH_PROMISE, CONTINUATION}:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} that cannot come here")
         else:  # PRIORITY, deprecated, and types that we do not know: to be ignored

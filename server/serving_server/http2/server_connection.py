@@ -227,7 +227,7 @@ class ServerConnection(CallRunner):
         if payload == _DRAINED and self._draining:
             self._close_door()
 
-    def _on_goaway(self, code: int) -> None:
+    def _on_goaway(self, last_stream_id: int, code: int, text: bytes) -> None:
         # The client opens nothing more; what it has asked for is still answered.
         self._draining = True
         self._close_door()
