@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from serving_server.batching.parameters import BatchingParameters
+from serving_server.batching.parameters_file import of_version
 from serving_server.errors import InvalidArgumentError, NotFoundError
 from serving_server.forkserver.client import ForkServer
 from serving_server.lifecycle.manager import Manager
@@ -39,6 +40,8 @@ class _Entry:
     base_path: Path
     batching: BatchingParameters | None
     devices: DeviceOptions | None = None
+    #: Each version says by a file of its own how it is batched.
+    batching_by_version: bool = False
 
 
 class Catalog:
@@ -59,7 +62,7 @@ class Catalog:
         loader = WorkerLoader(
             self.forkserver,
             self._load_options,
-            self.batching,
+            self._batching_at,
         )
         self.manager = Manager(
             loader,
@@ -77,6 +80,7 @@ class Catalog:
         self._trimmer: asyncio.TimerHandle | None = None
         for model in options.models:
             self.put(model, options.batching)
+            self._entries[model.name].batching_by_version = options.per_model_batching
 
     def _load_options(self, model: str) -> LoadOptions:
         """Return how versions of a model are loaded from now on."""
@@ -161,15 +165,36 @@ class Catalog:
     # -- batching ------------------------------------------------------------------------------------------------------
 
     def batching(self, name: str) -> BatchingParameters | None:
-        """Return a model's batching parameters; None when off or for a model that was removed meanwhile."""
+        """Return a model's batching parameters; None when off or for a model that was removed meanwhile.
+
+        Those of its newest loaded version, where each version has its own.
+        """
         entry = self._entries.get(name)
-        return None if entry is None else entry.batching
+        if entry is None:
+            return None
+        if entry.batching_by_version:
+            return next((served.batching for _, served in self._served(name)), None)
+        return entry.batching
+
+    def _batching_at(self, name: str, version_folder: Path) -> BatchingParameters | None:
+        """Return what a version is loaded with.
+
+        Raises
+        ------
+        ServingError
+            When the version's own file is wrong.
+        """
+        entry = self._entries.get(name)
+        if entry is None or not entry.batching_by_version or entry.batching is None:
+            return self.batching(name)
+        return of_version(version_folder, entry.batching)
 
     def set_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         """Change a model's batching, for all its versions, while requests run."""
         entry = self._entry(name)
         self._apply_batching(name, parameters)  # first: what is refused there must not come into force at the next load
         entry.batching = parameters
+        entry.batching_by_version = False
 
     def _apply_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         for _, served in self._served(name):

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-from google.protobuf import text_format
+from typing import Any
 
 from serving_server.batching.parameters import BatchingParameters
-from serving_server.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, UnimplementedError
+from serving_server.batching.parameters_file import read_batching_file
+from serving_server.errors import InvalidArgumentError, UnimplementedError
 from serving_server.flags import FLAGS
 from serving_server.lifecycle.states import All, Latest, Policy, Specific
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate, check_fraction, read_template
+from serving_server.text_files import parse_text, read_text_proto
+from serving_server.tls import TlsConfig
 from serving_server.wire import messages
 
 __all__ = ["build_options", "read_batching_file", "read_model_config"]
-
-
-T = TypeVar("T")
-
-
-def read_text_proto(path: str, message: Any) -> Any:
-    """Fill a message from a text-format file and return it.
-
-    Raises
-    ------
-    NotFoundError, PermissionDeniedError, InvalidArgumentError
-        Naming the file, and the line where the text is wrong.
-    """
-    return parse_text(path, message.DESCRIPTOR.full_name, lambda text: text_format.Parse(text, message))
-
-
-def parse_text(path: str, name: str, parse: Callable[[str], T]) -> T:
-    """Return what `parse` makes of a file with a message called `name`; see `read_text_proto` for the errors."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}; No such file or directory") from None
-    except PermissionError:
-        raise PermissionDeniedError(f"{path}; Permission denied") from None
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"Error parsing text-format {name}: {path}: {error}") from None
-    try:
-        return parse(text)
-    except text_format.ParseError as error:
-        raise InvalidArgumentError(f"Error parsing text-format {name}: {path}:{error}") from None
-
-
-def read_batching_file(path: str) -> BatchingParameters:
-    """Return the parameters in a text `BatchingParameters` file (see `read_text_proto` for the errors)."""
-    return BatchingParameters.from_proto(read_text_proto(path, messages.BatchingParameters()))
 
 
 def _policy(config: Any) -> Policy:
@@ -133,6 +98,8 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
     ServingError
         Naming the flag or file that is wrong.
     """
+    if values["use_alts_credentials"] and values["ssl_config_file"]:
+        raise InvalidArgumentError("--use_alts_credentials and --ssl_config_file exclude each other")
     for flag in FLAGS:
         if flag.refused and values[flag.name] != flag.default:
             raise UnimplementedError(f"--{flag.name} {flag.refused}")
@@ -144,11 +111,13 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         ephemeral_ports=values["ephemeral_ports"],
         grpc_socket_path=_grpc_socket(values),
         grpc_transport=_transport(values),
+        tls=TlsConfig.from_file(values["ssl_config_file"]) if values["ssl_config_file"] else None,
         grpc_channel_arguments=_channel_arguments(values["grpc_channel_arguments"]),
         rest_api_timeout=values["rest_api_timeout_in_ms"] / 1000 if values["rest_api_timeout_in_ms"] > 0 else None,
         rest_api_cors=values["rest_api_enable_cors_support"],
         tensor_content=values["enable_serialization_as_tensor_content"],
         batching=_batching(values),
+        per_model_batching=values["enable_batching"] and values["enable_per_model_batching_parameters"],
         saved_model_tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag),
         session=_session(values),
         session_template=_session_template(values["tensorflow_session_config_file"]),

@@ -10,6 +10,7 @@ from typing import Any
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.lifecycle.states import Latest, Policy
 from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate
+from serving_server.tls import TlsConfig
 
 __all__ = ["ModelOptions", "ServerOptions"]
 
@@ -51,8 +52,12 @@ class ServerOptions:
         Also listen there; empty for not.
     grpc_transport : str
         ``own`` or ``grpcio``.
+    tls : TlsConfig or None
+        Of gRPC, on its port and its socket; None: off.
     batching : BatchingParameters or None
         None: off.
+    per_model_batching : bool
+        Versions bring their own parameters, in ``batching_params.pbtxt``; without the file they are not batched.
     session : SessionFlags
     session_template : SessionTemplate or None
         From ``--tensorflow_session_config_file``.
@@ -70,12 +75,14 @@ class ServerOptions:
     rest_api_port: int = 0
     ephemeral_ports: bool = False
     grpc_socket_path: str = ""
-    grpc_transport: str = "grpcio"
+    grpc_transport: str = "own"
+    tls: TlsConfig | None = None
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     rest_api_timeout: float | None = 30.0
     rest_api_cors: bool = False
     tensor_content: bool = False
     batching: BatchingParameters | None = None
+    per_model_batching: bool = False
     saved_model_tags: tuple[str, ...] = ("serve",)
     session: SessionFlags = dataclasses.field(default_factory=SessionFlags)
     session_template: SessionTemplate | None = None

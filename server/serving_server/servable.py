@@ -335,14 +335,15 @@ class WorkerLoader:
     options_of : callable
         From a model's name to how it is loaded; asked at each load.
     batching_of : callable
-        From a model's name to the batching parameters in force for it, None when off; asked at each load.
+        From a model's name and a version's folder to the batching parameters in force, None when off; asked at each
+        load. May raise a `ServingError`, which fails the load.
     """
 
     def __init__(
         self,
         forkserver: ForkServer,
         options_of: Callable[[str], LoadOptions],
-        batching_of: Callable[[str], BatchingParameters | None],
+        batching_of: Callable[[str, Path], BatchingParameters | None],
     ) -> None:
         self._forkserver = forkserver
         self._options_of = options_of
@@ -352,7 +353,8 @@ class WorkerLoader:
 
     async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
+        batching = self._batching_of(model, path)
         statistics = self._statistics.setdefault((model, version), Statistics())
         served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics)
-        await served.load(self._batching_of(model), on_step)
+        await served.load(batching, on_step)
         return served
