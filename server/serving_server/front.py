@@ -130,10 +130,18 @@ class Front:
             await self._bind_rest(host, 0 if options.ephemeral_ports else options.rest_api_port)
         await self._grpc.start()
         for protocol, endpoint in self._endpoints.items():
-            log.info("serving %s at %s", protocol, endpoint)
+            log.info("serving %s at %s%s", protocol, endpoint, self._security(protocol))
         if self._record is not None:
             address = await self._bind_control(self._record.path)
             self._record.write(self._record_content(address))
+
+    def _security(self, protocol: str) -> str:
+        tls = self.options.tls
+        if tls is None:
+            return ""
+        if protocol == "rest":
+            return " without TLS: --ssl_config_file is for gRPC, as in TensorFlow Serving"
+        return " with TLS" if tls.client_ca is None else " with TLS; clients need a certificate"
 
     async def _bind_rest(self, host: str, port: int) -> None:
         try:
@@ -217,10 +225,10 @@ def _grpc_transport(options: ServerOptions, services: Services) -> GrpcHttp2Tran
     if options.grpc_transport == "own":
         from serving_server.transports.grpc_http2 import GrpcHttp2Transport
 
-        return GrpcHttp2Transport(services, arguments=options.grpc_channel_arguments)
+        return GrpcHttp2Transport(services, arguments=options.grpc_channel_arguments, tls=options.tls)
     from serving_server.transports.grpc_stock import GrpcioTransport
 
-    return GrpcioTransport(services, arguments=options.grpc_channel_arguments)
+    return GrpcioTransport(services, arguments=options.grpc_channel_arguments, tls=options.tls)
 
 
 def _address(host: str, port: int) -> str:

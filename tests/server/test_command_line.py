@@ -68,7 +68,7 @@ def test_an_unknown_argument_is_named_and_the_server_goes_on(tmp_path: Path) -> 
             "server_options.batching_parameters_file is set without setting server_options.enable_batching.",
         ),
         (["--model_config_file=/no/such/file"], "/no/such/file; No such file or directory"),
-        (["--model_base_path=/m", "--ssl_config_file=/s"], "--ssl_config_file is not supported yet"),
+        (["--model_base_path=/m", "--use_alts_credentials"], "--use_alts_credentials is for Google's own machines"),
         (["--model_base_path=/m", "--model_name=a/b"], "model name 'a/b' has '/' in it"),
         (
             [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from serving_server.errors import UnavailableError
 from serving_server.http2.call import Call
 from serving_server.http2.routing import Route, Streaming
 from serving_server.http2.server import Http2Server
+from serving_server.tls import TlsConfig
 from serving_server.transports import predict_codec as codec
 from serving_server.transports.channel_arguments import limits_from_arguments
 from serving_server.transports.predict_templates import PredictTemplates
@@ -30,8 +30,8 @@ class GrpcHttp2Transport:
         The methods.
     arguments : sequence of (name, value)
         Channel arguments in gRPC core's names, from ``--grpc_channel_arguments`` (see `limits_from_arguments`).
-    tls : ssl.SSLContext, optional
-        Of a server.
+    tls : TlsConfig, optional
+        For all addresses.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class GrpcHttp2Transport:
         services: Services,
         *,
         arguments: Sequence[tuple[str, int | str]] = (),
-        tls: ssl.SSLContext | None = None,
+        tls: TlsConfig | None = None,
     ) -> None:
         self._inference = services.inference
         self._services = services
@@ -47,7 +47,7 @@ class GrpcHttp2Transport:
         routes: dict[bytes, Route] = {path.encode(): method for path, method in services.unary.items()}
         routes |= {path.encode(): Streaming(open_call) for path, open_call in services.streaming.items()}
         routes[_PREDICT] = self._predict
-        self._server = Http2Server(routes, limits_from_arguments(arguments), tls)
+        self._server = Http2Server(routes, limits_from_arguments(arguments), None if tls is None else tls.context())
 
     async def bind(self, address: str) -> int:
         """Bind ``host:port`` or ``unix:path``, begin to answer there, and return the port (0 for a unix socket).

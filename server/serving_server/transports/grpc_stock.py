@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from serving_server.errors import StatusCode, UnavailableError
+from serving_server.tls import TlsConfig
 from serving_server.transports.services import Method, OpenStream, Services
 
 __all__ = ["GrpcioTransport"]
@@ -30,9 +31,13 @@ class GrpcioTransport:
         The methods.
     arguments : sequence of (name, value)
         Channel arguments of gRPC core, from ``--grpc_channel_arguments``.
+    tls : TlsConfig, optional
+        For all addresses.
     """
 
-    def __init__(self, services: Services, *, arguments: Sequence[tuple[str, int | str]] = ()) -> None:
+    def __init__(
+        self, services: Services, *, arguments: Sequence[tuple[str, int | str]] = (), tls: TlsConfig | None = None
+    ) -> None:
         options: dict[str, int | str] = {
             "grpc.max_receive_message_length": 2**31 - 1,
             "grpc.max_send_message_length": -1,
@@ -42,6 +47,7 @@ class GrpcioTransport:
         }
         self._server = grpc.aio.server(options=list(options.items()))
         self._server.add_generic_rpc_handlers((_Methods(services),))
+        self._credentials = None if tls is None else _credentials(tls)
 
     async def bind(self, address: str) -> int:
         """Bind ``host:port`` or ``unix:path`` and return the port.
@@ -52,7 +58,9 @@ class GrpcioTransport:
             When the address is taken or not ours.
         """
         try:
-            return int(self._server.add_insecure_port(address))
+            if self._credentials is None:
+                return int(self._server.add_insecure_port(address))
+            return int(self._server.add_secure_port(address, self._credentials))
         except RuntimeError as error:
             msg = f"cannot serve gRPC on {address}: the address is in use or not on this machine"
             raise UnavailableError(msg) from error
@@ -64,6 +72,14 @@ class GrpcioTransport:
     async def stop(self, grace: float) -> None:
         """Accept nothing more and let calls end for up to `grace` seconds. Idempotent."""
         await self._server.stop(grace)
+
+
+def _credentials(tls: TlsConfig) -> Any:
+    return grpc.ssl_server_credentials(
+        [(tls.server_key, tls.server_cert)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
