@@ -84,7 +84,12 @@ FLAGS: Final = (
     Flag("tensorflow_inter_op_parallelism", 0, "threads between ops", "Sessions"),
     Flag("tensorflow_session_config_file", "", "text tensorflow.ConfigProto that sessions start from", "Sessions"),
     Flag("per_process_gpu_memory_fraction", 0.0, "part of a card's memory for each loaded version", "Sessions"),
-    Flag("platform_config_file", "", "", "Sessions", refused=_NOT_YET),
+    Flag(
+        "platform_config_file",
+        "",
+        "text PlatformConfigMap; replaces the flags about sessions, batching, warmup",
+        "Sessions",
+    ),
     Flag("mixed_precision", "", "bfloat16: let oneDNN compute in it", "Sessions"),
     Flag("xla_cpu_compilation_enabled", False, "", "Sessions", note=_NO_EFFECT),
     Flag("xla_gpu_compilation_enabled", False, "", "Sessions", note=_NO_EFFECT),

@@ -12,6 +12,7 @@ from serving_server.errors import InvalidArgumentError, UnimplementedError
 from serving_server.flags import FLAGS
 from serving_server.lifecycle.states import All, Latest, Policy, Specific
 from serving_server.options import ModelOptions, ServerOptions
+from serving_server.platform_config import PlatformConfig, read_platform_config
 from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate, check_fraction, read_template
 from serving_server.text_files import parse_text, read_text_proto
 from serving_server.tls import TlsConfig
@@ -103,6 +104,9 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
     for flag in FLAGS:
         if flag.refused and values[flag.name] != flag.default:
             raise UnimplementedError(f"--{flag.name} {flag.refused}")
+    platform = read_platform_config(values["platform_config_file"]) if values["platform_config_file"] else None
+    if platform is not None:
+        values = _replaced_by(platform, values)
     return ServerOptions(
         models=_models(values),
         bind_address=values["bind_address"],
@@ -116,11 +120,13 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         rest_api_timeout=values["rest_api_timeout_in_ms"] / 1000 if values["rest_api_timeout_in_ms"] > 0 else None,
         rest_api_cors=values["rest_api_enable_cors_support"],
         tensor_content=values["enable_serialization_as_tensor_content"],
-        batching=_batching(values),
+        batching=_batching(values) if platform is None else platform.batching,
         per_model_batching=values["enable_batching"] and values["enable_per_model_batching_parameters"],
         saved_model_tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag),
         session=_session(values),
-        session_template=_session_template(values["tensorflow_session_config_file"]),
+        session_template=_session_template(values["tensorflow_session_config_file"])
+        if platform is None
+        else platform.template,
         warmup=values["enable_model_warmup"],
         freeze=values["freeze_variables"],
         num_load_threads=values["num_load_threads"] or 4,
@@ -133,6 +139,26 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         lifeline_fd=values["lifeline_fd"] if values["lifeline_fd"] >= 0 else None,
         owner=(values["owner_pid"], values["owner_create_time"]) if values["owner_pid"] > 0 else None,
     )
+
+
+def _replaced_by(platform: PlatformConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """Return flags as if those had not been given that a platform config replaces."""
+    replaced = (
+        "enable_per_model_batching_parameters",
+        "per_process_gpu_memory_fraction",
+        "tensorflow_session_parallelism",
+        "tensorflow_intra_op_parallelism",
+        "tensorflow_inter_op_parallelism",
+        "mixed_precision",
+    )
+    return {
+        **values,
+        **{flag.name: flag.default for flag in FLAGS if flag.name in replaced},
+        "saved_model_tags": ",".join(platform.tags or ("serve",)),
+        "enable_model_warmup": platform.warmup,
+        "num_request_iterations_for_warmup": platform.warmup_iterations,
+        "prefer_tflite_model": platform.prefer_tflite,
+    }
 
 
 def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...]:

@@ -100,11 +100,14 @@ class SessionTemplate:
     refuses_growth, refuses_soft_placement : bool
         It says ``allow_growth: false`` or ``allow_soft_placement: false`` in so many words, which the message alone
         cannot tell from silence.
+    keeps_threads : bool
+        Its thread counts stand, whatever the flags say.
     """
 
     config: Any
     refuses_growth: bool = False
     refuses_soft_placement: bool = False
+    keeps_threads: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,9 +173,11 @@ def decide(
     notes = []
     if template is not None:
         config.CopyFrom(template.config)
-    config.intra_op_parallelism_threads = flags.intra_op
+    if template is None or not template.keeps_threads:
+        config.intra_op_parallelism_threads = flags.intra_op
+        config.inter_op_parallelism_threads = flags.inter_op
     # -1: ops run in the thread that calls, 21 -> 4 us a call on a small model. 0 would start a pool per process.
-    config.inter_op_parallelism_threads = flags.inter_op or -1
+    config.inter_op_parallelism_threads = config.inter_op_parallelism_threads or -1
     config.allow_soft_placement = template is None or not template.refuses_soft_placement
     gpu = config.gpu_options
     gpu.allow_growth = template is None or not template.refuses_growth

@@ -65,7 +65,7 @@ def _ours() -> dict[str, dict[str, list[object]]]:
         for nested in message.nested_types:  # type: ignore[attr-defined]
             add(nested)
 
-    for name in ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto"):
+    for name in build.PROTOS:
         for message in messages.pool.FindFileByName(name).message_types_by_name.values():
             add(message)
     return found

@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-PROTOS = ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto")
+PROTOS = ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto", "batching_parameters.proto")
 
 
-def compile_descriptors() -> bytes:
-    """Return the serialized FileDescriptorSet of all our files and their imports.
+def compile_descriptors(protos: Sequence[str] = PROTOS, known: bytes = b"") -> bytes:
+    """Return the serialized FileDescriptorSet of our files and their imports.
+
+    Parameters
+    ----------
+    protos : sequence of str
+        Names in this folder.
+    known : bytes
+        A serialized FileDescriptorSet of further files that they import.
 
     Raises
     ------
@@ -41,7 +49,11 @@ def compile_descriptors() -> bytes:
             "--include_imports",
             f"--descriptor_set_out={target}",
         ]
-        if protoc.main([*arguments, *PROTOS]) != 0:
+        if known:
+            imported = Path(out) / "known.binpb"
+            imported.write_bytes(known)
+            arguments.append(f"--descriptor_set_in={imported}")
+        if protoc.main([*arguments, *protos]) != 0:
             msg = "protoc failed; see its message above"
             raise RuntimeError(msg)
         return target.read_bytes()
@@ -72,9 +84,12 @@ sys.stdout.buffer.write(descriptor_pb2.FileDescriptorSet(file=found.values()).Se
 
 
 def session_config_descriptors() -> bytes:
-    """Return the serialized FileDescriptorSet of `tensorflow.ConfigProto` as the installed TensorFlow has it."""
+    """Return the serialized FileDescriptorSet of `tensorflow.ConfigProto` as the installed TensorFlow has it.
+
+    And of ``platform_config.proto``, which builds on it.
+    """
     found = subprocess.run([sys.executable, "-c", _SESSION_CONFIG], check=True, stdout=subprocess.PIPE)
-    return found.stdout
+    return compile_descriptors(["platform_config.proto"], found.stdout)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "PredictRequest",
     "PredictResponse",
     "PredictionLog",
+    "SSLConfig",
     "SavedModel",
     "SignatureDef",
     "SignatureDefMap",
@@ -91,3 +92,4 @@ SignatureDefMap: Any = message_class("tensorflow.serving.SignatureDefMap")
 PredictionLog: Any = message_class("tensorflow.serving.PredictionLog")
 ModelServerConfig: Any = message_class("tensorflow.serving.ModelServerConfig")
 BatchingParameters: Any = message_class("tensorflow.serving.BatchingParameters")
+SSLConfig: Any = message_class("tensorflow.serving.SSLConfig")
