@@ -10,29 +10,38 @@ import asyncio
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+from serving_server.awaiting import wait_until_available
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import of_version
-from serving_server.errors import InvalidArgumentError, NotFoundError
+from serving_server.config_file import ConfigFilePoll
+from serving_server.errors import NotFoundError, ServingError
 from serving_server.forkserver.client import ForkServer
+from serving_server.labels import Labels
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
+from serving_server.model_config import absolute, check_name, models_of
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
 from serving_server.session_options import DeviceOptions, decide
 
-__all__ = ["Catalog"]
+__all__ = ["NEW_MODEL_PATIENCE", "RELOAD_SECONDS", "Catalog"]
 
 log = logging.getLogger(__name__)
 
 #: How often idle lanes give memory back. Seconds.
 _TRIM_SECONDS: Final = 10.0
 
-#: Of a model's name: it is part of paths and URLs, and of log lines.
-_MAX_NAME: Final = 256
+#: How long a reload waits for new models, when its caller sets no deadline. Seconds.
+RELOAD_SECONDS: Final = 600.0
+
+#: A model that the control channel adds is about to get its first version; till then it is no news that there is none.
+#: Seconds.
+NEW_MODEL_PATIENCE: Final = 10.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -52,6 +61,9 @@ class Catalog:
     manager : Manager
         Which version answers.
     forkserver : ForkServer
+    labels : Labels
+    configured : tuple of ModelOptions or None
+        The whole list that was applied last, of a file or a request; None for never.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -69,18 +81,25 @@ class Catalog:
             max_load_retries=options.max_load_retries,
             load_retry_interval=options.load_retry_interval,
             num_load_threads=options.num_load_threads,
+            num_unload_threads=options.num_unload_threads,
+            resource_preserving=options.resource_preserving,
         )
+        self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
+        self.configured: tuple[ModelOptions, ...] | None = None
         self._source = VersionSource(
             self.manager.aspire,
             on_changed=self.manager.retry,
             poll_wait_seconds=options.poll_wait,
+            unload_on_empty=options.unload_on_empty,
+            on_problem=lambda _model: self.manager.wake(),
         )
         self.manager.on_failed = self._source.watch_failed
         self.manager.explain = self._source.problem
         self._trimmer: asyncio.TimerHandle | None = None
-        for model in options.models:
-            self.put(model, options.batching)
-            self._entries[model.name].batching_by_version = options.per_model_batching
+        self._poll: ConfigFilePoll | None = None
+        self._reports: set[asyncio.Task[None]] = set()
+        if options.models is not None:
+            self.apply(options.models)
 
     def _load_options(self, model: str) -> LoadOptions:
         """Return how versions of a model are loaded from now on."""
@@ -94,23 +113,137 @@ class Catalog:
         return LoadOptions(options.saved_model_tags, decision.config, options.warmup, options.freeze)
 
     async def start(self) -> None:
-        """Start importing TensorFlow in the background, and looking for versions."""
+        """Start importing TensorFlow in the background, and looking for versions and at the config file."""
         self.forkserver.start()
         await self._source.start()
         self._trim()
+        options = self._options
+        if options.config_file and options.config_poll_wait > 0:
+            self._poll = ConfigFilePoll(
+                options.config_file, options.config_poll_wait, lambda: self.configured, self._follow_file
+            )
+            self._poll.start()
+        if self.configured and not options.wait_for_models:
+            self._report([model.name for model in self.configured])
+
+    async def wait_for_start(self, timeout: float) -> None:  # noqa: ASYNC109 - the error tells what was last seen
+        """Return when the models of the start answer.
+
+        Raises
+        ------
+        ModelsUnavailableError
+            When all tries to load one have failed, or at the end of the time; naming all that do not answer.
+        """
+        names = [model.name for model in self.configured or ()]
+        await self.wait_until_available(names, timeout, patient=True, what="servable")
+
+    def _follow_file(self, models: tuple[ModelOptions, ...]) -> None:
+        new = self.apply(models)
+        if new:
+            self._report(new)
+
+    def _report(self, names: list[str]) -> None:
+        """Log in the background what becomes of new models."""
+
+        async def wait() -> None:
+            try:
+                await self.wait_until_available(names, RELOAD_SECONDS)
+            except ServingError as error:
+                log.error("%s", error.message)
+            else:
+                log.info("all %d models are available", len(names))
+
+        task = asyncio.get_running_loop().create_task(wait(), name="report models")
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
     async def close(self, drain_timeout: float) -> None:
         """Unload everything and end all processes. Idempotent."""
         if self._trimmer is not None:
             self._trimmer.cancel()
+        if self._poll is not None:
+            await self._poll.close()
+        for report in list(self._reports):
+            report.cancel()
         await self._source.close()
         await self.manager.close(drain_timeout)
         await self.forkserver.close()
 
     # -- models --------------------------------------------------------------------------------------------------------
 
-    def put(self, model: ModelOptions, batching: BatchingParameters | None) -> None:
-        """Add a model, or change where it lives, its policy and its batching.
+    def apply(self, models: Sequence[ModelOptions]) -> list[str]:
+        """Have exactly these models, their labels included: those left out are unloaded. All or nothing.
+
+        Returns
+        -------
+        list of str
+            The models that are new.
+
+        Raises
+        ------
+        ServingError
+            A label points at a version that it may not; nothing has changed.
+        """
+        for model in models:
+            check_name(model.name)
+            self.labels.check(model.name, model.labels)
+        self.labels.replace_all({model.name: dict(model.labels) for model in models})
+        listed = {model.name for model in models}
+        new = [model.name for model in models if model.name not in self._entries]
+        for name in self._entries.keys() - listed:
+            self._drop(name)
+        for model in models:
+            known = self._entries.get(model.name)
+            if known is None:
+                self.put(model, self._options.batching)
+                self._entries[model.name].batching_by_version = self._options.per_model_batching
+            else:  # its batching may have been tuned meanwhile
+                by_version = known.batching_by_version
+                self.put(model, known.batching)
+                self._entries[model.name].batching_by_version = by_version
+        self.configured = tuple(models)
+        return new
+
+    async def reload(self, config: Any, timeout: float = RELOAD_SECONDS) -> None:  # noqa: ASYNC109 - the error tells
+        """Follow a `ModelServerConfig` and wait for the models that are new in it.
+
+        Parameters
+        ----------
+        config : ModelServerConfig
+        timeout : float
+            Seconds to wait for them.
+
+        Raises
+        ------
+        ServingError
+            The config is refused; nothing has changed.
+        ModelsUnavailableError
+            It is in force, but some of the new models do not answer; naming each, with the reason. A folder that is
+            missing, and a load that will be tried again, count; the server goes on trying.
+        """
+        models = models_of(config, known=self._entries)
+        if models is None:
+            log.info("an empty list of models: nothing changes")
+            return
+        new = self.apply(models)
+        log.info("the models are now %s", ", ".join(self.names()) or "none")
+        await self.wait_until_available(new, timeout)
+
+    async def wait_until_available(
+        self,
+        names: Sequence[str],
+        timeout: float,  # noqa: ASYNC109 - the error tells what was last seen
+        *,
+        patient: bool = False,
+        what: str = "model",
+    ) -> None:
+        """Return when these models answer; see `serving_server.awaiting.wait_until_available`."""
+        await wait_until_available(self.manager, names, self._source.problem, timeout, patient=patient, what=what)
+
+    def put(self, model: ModelOptions, batching: BatchingParameters | None, *, patience: float = 0.0) -> None:
+        """Add a model, or change where it lives, its policy and its batching. Its labels stay.
+
+        That it has no versions within the first `patience` seconds is not worth a warning.
 
         Raises
         ------
@@ -118,17 +251,19 @@ class Catalog:
             For a name that cannot be in a path or URL, or a relative base path.
         """
         check_name(model.name)
-        if not model.base_path.is_absolute():
-            msg = f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
-            raise InvalidArgumentError(msg)
+        absolute(model.name, model.base_path)
         self._entries[model.name] = _Entry(model.base_path, batching, model.devices)
         self.manager.add_model(model.name, model.policy)
-        self._source.add(model.name, model.base_path)
+        self._source.add(model.name, model.base_path, patience=patience)
         self._apply_batching(model.name, batching)
 
     def remove(self, name: str) -> None:
         """Forget a model; its versions unload in the background."""
         self._entry(name)
+        self.labels.forget(name)
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
         del self._entries[name]
         self._source.remove(name)
         self.manager.remove_model(name)
@@ -149,6 +284,21 @@ class Catalog:
     def problem(self, name: str) -> str | None:
         """Return what is wrong with a model's base path, None if nothing is known to be."""
         return self._source.problem(name)
+
+    def set_labels(self, name: str, labels: dict[str, int]) -> None:
+        """Put other labels in place of a model's.
+
+        Raises
+        ------
+        FailedPreconditionError
+            One points at a version that it may not; nothing has changed.
+        """
+        self._entry(name)
+        self.labels.replace(name, labels)
+
+    def _is_available(self, model: str, version: int) -> bool:
+        view = self.manager.version(model, version) if model in self._entries else None
+        return view is not None and view.state is State.AVAILABLE
 
     async def poll(self, name: str) -> None:
         """Look for versions of a model now."""
@@ -231,18 +381,3 @@ class Catalog:
             for _, served in self._served(name):
                 served.trim()
         self._trimmer = asyncio.get_running_loop().call_later(_TRIM_SECONDS, self._trim)
-
-
-def check_name(name: str) -> None:
-    """Check that a model's name can stand in a URL, a path and a log line.
-
-    Raises
-    ------
-    InvalidArgumentError
-        Saying what is allowed.
-    """
-    bad = next((c for c in name if not c.isprintable() or c in "/:\\"), None)
-    if not name or bad is not None or name in {".", ".."} or len(name) > _MAX_NAME:
-        what = "is empty" if not name else f"has {bad!r} in it" if bad else "cannot be used"
-        msg = f"model name {name[:64]!r} {what}; allowed: 1 to {_MAX_NAME} printable characters without / : and \\"
-        raise InvalidArgumentError(msg)

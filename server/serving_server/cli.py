@@ -15,6 +15,7 @@ from serving_server import __version__
 from serving_server.errors import ServingError
 from serving_server.flags import FLAGS, FlagValueError, parse_flags, usage
 from serving_server.flags_to_options import build_options
+from serving_server.text_files import TextFormatError
 
 __all__ = ["main"]
 
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: ServingError) -> int:
+    if isinstance(error, TextFormatError):
+        print(error.message, file=sys.stderr)  # there, as of TensorFlow Serving's parser
     print(f"Failed to start server. Error: {error.code.name}: {error.message}", flush=True)
     return _FAILURE
 

@@ -17,14 +17,15 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from serving_server.batching.parameters import BatchingParameters
-from serving_server.catalog import Catalog
+from serving_server.catalog import NEW_MODEL_PATIENCE, Catalog
 from serving_server.errors import (
     InvalidArgumentError,
     NotFoundError,
     ServingError,
     UnauthenticatedError,
 )
-from serving_server.lifecycle.states import Latest, Policy, VersionView
+from serving_server.labels import parse_labels
+from serving_server.lifecycle.states import Latest, Policy, State, VersionView
 from serving_server.options import ModelOptions
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 API_VERSION: Final = 1
 
 _PREFIX: Final = "/control/v1/"
+
+#: Ended versions of a model in its state, the highest of them; `GetModelStatus` tells all.
+_SHOWN_ENDED: Final = 20
 
 #: What a route returns: a JSON value.
 _Result = Any
@@ -83,6 +87,8 @@ class Control:
             ("PUT", model, self._put_model),
             ("DELETE", model, self._delete_model),
             ("PUT", model + "/policy", self._put_policy),
+            ("GET", model + "/labels", self._get_labels),
+            ("PUT", model + "/labels", self._put_labels),
             ("POST", model + "/poll", self._post_poll),
             ("GET", model + "/batching", self._get_batching),
             ("PATCH", model + "/batching", self._patch_batching),
@@ -163,7 +169,7 @@ class Control:
             batching = None if fields["batching"] is None else BatchingParameters.from_json(fields["batching"])
         else:
             batching = self._catalog.batching(name) if known else None
-        self._catalog.put(ModelOptions(name, Path(base_path), policy), batching)
+        self._catalog.put(ModelOptions(name, Path(base_path), policy), batching, patience=NEW_MODEL_PATIENCE)
         return self._model(name)
 
     async def _delete_model(self, body: Any, name: str) -> _Result:
@@ -173,6 +179,14 @@ class Control:
     async def _put_policy(self, body: Any, name: str) -> _Result:
         self._catalog.policy(name)  # unknown models first
         self._catalog.manager.set_policy(name, Policy.from_json(body))
+        return self._model(name)
+
+    async def _get_labels(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)
+        return self._catalog.labels.of(name)
+
+    async def _put_labels(self, body: Any, name: str) -> _Result:
+        self._catalog.set_labels(name, parse_labels(body))
         return self._model(name)
 
     async def _post_poll(self, body: Any, name: str) -> _Result:
@@ -206,15 +220,24 @@ class Control:
     def _model(self, name: str) -> dict[str, Any]:
         manager = self._catalog.manager
         frozen = self._catalog.frozen(name)
+        versions = _worth_showing(manager.versions(name))
         return {
             "name": name,
             "base_path": str(self._catalog.base_path(name)),
             "policy": self._catalog.policy(name).to_json(),
+            "labels": self._catalog.labels.of(name),
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
             "batching": self._batching_json(name),
-            "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in manager.versions(name)],
+            "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in versions],
         }
+
+
+def _worth_showing(views: list[VersionView]) -> list[VersionView]:
+    """Leave out the ended versions but for the highest: a model that gets one every hour would drown the rest."""
+    ended = [view.version for view in views if view.state is State.END]
+    old = set(ended[_SHOWN_ENDED:])
+    return [view for view in views if view.version not in old]
 
 
 def _version(view: VersionView) -> dict[str, Any]:

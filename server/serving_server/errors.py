@@ -121,6 +121,18 @@ class InternalError(ServingError):
     code = StatusCode.INTERNAL
 
 
+class AbortedError(ServingError):
+    """Something else was done meanwhile that makes it pointless."""
+
+    code = StatusCode.ABORTED
+
+
+class DataLossError(ServingError):
+    """Stored data is cut off or was changed."""
+
+    code = StatusCode.DATA_LOSS
+
+
 class CancelledError(ServingError):
     """The caller went away."""
 

@@ -8,82 +8,17 @@ from typing import Any
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import read_batching_file
+from serving_server.config_file import read_model_config
 from serving_server.errors import InvalidArgumentError, UnimplementedError
 from serving_server.flags import FLAGS
-from serving_server.lifecycle.states import All, Latest, Policy, Specific
+from serving_server.model_config import absolute
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.platform_config import PlatformConfig, read_platform_config
-from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate, check_fraction, read_template
-from serving_server.text_files import parse_text, read_text_proto
+from serving_server.session_options import SessionFlags, SessionTemplate, check_fraction, read_template
+from serving_server.text_files import parse_text
 from serving_server.tls import TlsConfig
-from serving_server.wire import messages
 
 __all__ = ["build_options", "read_batching_file", "read_model_config"]
-
-
-def _policy(config: Any) -> Policy:
-    choice = config.WhichOneof("policy_choice")
-    if choice == "all":
-        return All()
-    if choice == "specific":
-        return Specific(tuple(config.specific.versions))
-    return Latest(config.latest.num_versions or 1)
-
-
-def read_model_config(path: str) -> tuple[ModelOptions, ...]:
-    """Return the models of a text `ModelServerConfig` file.
-
-    Raises
-    ------
-    ServingError
-        With TensorFlow Serving's texts for duplicate names, relative paths and unknown platforms.
-    """
-    config = read_text_proto(path, messages.ModelServerConfig())
-    if config.WhichOneof("config") == "custom_model_config":
-        raise UnimplementedError("custom_model_config is not supported; use model_config_list")
-    models: dict[str, ModelOptions] = {}
-    for entry in config.model_config_list.config:
-        if entry.name in models:
-            raise InvalidArgumentError(f"Illegal to list model {entry.name} multiple times in config list")
-        if not entry.name:
-            raise InvalidArgumentError(f"{path}: a model has no name")
-        if not entry.model_platform and entry.model_type == 0:
-            msg = (
-                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::"
-                f"model_platform, model name is {entry.name}"
-            )
-            raise InvalidArgumentError(msg)
-        if entry.model_platform not in {"", "tensorflow"}:
-            msg = f"Model {entry.name} requests unsupported platform {entry.model_platform}"
-            raise InvalidArgumentError(msg)
-        if entry.version_labels:
-            raise UnimplementedError(f"version_labels of model {entry.name}: labels are not supported yet")
-        if entry.HasField("logging_config"):
-            raise UnimplementedError(f"logging_config of model {entry.name}: request logging is not supported yet")
-        models[entry.name] = ModelOptions(
-            entry.name,
-            _absolute(entry.name, entry.base_path),
-            _policy(entry.model_version_policy),
-            _devices(entry),
-        )
-    return tuple(models.values())
-
-
-def _devices(config: Any) -> DeviceOptions | None:
-    if not config.HasField("serving_workbench"):
-        return None
-    ours = config.serving_workbench
-    try:
-        return DeviceOptions(ours.visible_device_list, ours.per_process_gpu_memory_fraction)
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"model {config.name}: {error.message}") from None
-
-
-def _absolute(name: str, base_path: str) -> Path:
-    if not Path(base_path).is_absolute():
-        msg = f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}"
-        raise InvalidArgumentError(msg)
-    return Path(base_path)
 
 
 def build_options(values: dict[str, Any]) -> ServerOptions:
@@ -109,6 +44,12 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         values = _replaced_by(platform, values)
     return ServerOptions(
         models=_models(values),
+        config_file=values["model_config_file"],
+        config_poll_wait=max(0, values["model_config_file_poll_wait_seconds"]),
+        allow_unavailable_labels=values["allow_version_labels_for_unavailable_models"],
+        wait_for_models=_wait_for_models(values),
+        unload_on_empty=not values["servable_versions_always_present"],
+        resource_preserving=_resource_preserving(values["aspired_version_policy"]),
         bind_address=values["bind_address"],
         port=_port(values, "port"),
         rest_api_port=_port(values, "rest_api_port"),
@@ -129,7 +70,8 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         else platform.template,
         warmup=values["enable_model_warmup"],
         freeze=values["freeze_variables"],
-        num_load_threads=values["num_load_threads"] or 4,
+        num_load_threads=max(0, values["num_load_threads"]) or 4,
+        num_unload_threads=max(0, values["num_unload_threads"]),
         max_load_retries=max(0, values["max_num_load_retries"]),
         load_retry_interval=values["load_retry_interval_micros"] / 1e6,
         poll_wait=values["file_system_poll_wait_seconds"],
@@ -161,15 +103,31 @@ def _replaced_by(platform: PlatformConfig, values: dict[str, Any]) -> dict[str, 
     }
 
 
-def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...]:
+def _wait_for_models(values: dict[str, Any]) -> float:
+    if not values["wait_for_models"]:
+        return 0.0
+    seconds = float(values["wait_for_models_timeout_seconds"])
+    if seconds <= 0:
+        raise InvalidArgumentError(f"--wait_for_models_timeout_seconds={seconds:g} must be positive")
+    return seconds
+
+
+def _resource_preserving(policy: str) -> bool:
+    if policy not in {"availability_preserving", "resource_preserving"}:
+        msg = f"--aspired_version_policy={policy} is unknown; there are availability_preserving and resource_preserving"
+        raise InvalidArgumentError(msg)
+    return policy == "resource_preserving"
+
+
+def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...] | None:
     if values["model_config_file"]:
         return read_model_config(values["model_config_file"])
     if values["model_base_path"]:
         if not values["model_name"]:
             raise InvalidArgumentError("--model_name must not be empty")
-        return (ModelOptions(values["model_name"], _absolute(values["model_name"], values["model_base_path"])),)
+        return (ModelOptions(values["model_name"], absolute(values["model_name"], values["model_base_path"])),)
     if values["record_file"]:
-        return ()  # models come through the control channel
+        return None  # models come through the control channel
     raise InvalidArgumentError("Both server_options.model_base_path and server_options.model_config_file are empty!")
 
 

@@ -78,7 +78,7 @@ class Front:
         self._started_at = time.time()
         self._stopping = asyncio.Event()
         self._catalog = Catalog(options)
-        inference = Inference(self._catalog.manager)
+        inference = Inference(self._catalog)
         self._grpc = _grpc_transport(options, Services(inference, tensor_content=options.tensor_content))
         self._rest = HttpServer(RestApi(inference, timeout=options.rest_api_timeout, cors=options.rest_api_cors))
         control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)
@@ -98,21 +98,40 @@ class Front:
         Raises
         ------
         ServingError
-            When a port cannot be bound; nothing is left running.
+            When a port cannot be bound or, if told to wait for them, a model cannot be loaded; nothing is left running.
         """
         try:
+            if self.options.wait_for_models:
+                self._watch_owner()
+                await self._catalog.start()
+                if not await self._models_loaded():
+                    return
             await self._bind()
             # Whatever lives now lives as long as the process; the collector need not look at it again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
-            await self._catalog.start()
-            self._watch_owner()
+            if not self.options.wait_for_models:
+                await self._catalog.start()
+                self._watch_owner()
             await self._stopping.wait()
         finally:
             await self._stop()
 
     # -- starting ------------------------------------------------------------------------------------------------------
+
+    async def _models_loaded(self) -> bool:
+        """Wait for the models of the start; return whether to go on."""
+        stop = asyncio.ensure_future(self._stopping.wait())
+        load = asyncio.ensure_future(self._catalog.wait_for_start(self.options.wait_for_models))
+        try:
+            await asyncio.wait([stop, load], return_when=asyncio.FIRST_COMPLETED)
+            if load.done():
+                load.result()
+        finally:
+            stop.cancel()
+            load.cancel()
+        return not self._stopping.is_set()
 
     async def _bind(self) -> None:
         options = self.options

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from serving_server.batching.task import OnDone, Task
-from serving_server.errors import InvalidArgumentError, NotFoundError
+from serving_server.catalog import RELOAD_SECONDS, Catalog
+from serving_server.errors import InvalidArgumentError, NotFoundError, ServingError
 from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
-from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.states import State
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
 
 __all__ = ["Inference", "Resolved", "VersionStatus"]
+
+log = logging.getLogger(__name__)
+
+#: How long before its client's deadline a reload that still waits is answered. Seconds.
+_ANSWER_SECONDS: Final = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,8 +57,9 @@ VersionStatus = tuple[int, str, str, str]
 class Inference:
     """The server's answers, for transports to translate."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._manager = catalog.manager
         self._loop = asyncio.get_running_loop()
 
     def ready(self) -> bool:
@@ -66,13 +73,12 @@ class Inference:
         Raises
         ------
         ServingError
-            With TensorFlow Serving's texts for unknown and unavailable versions.
+            With TensorFlow Serving's texts for unknown labels, and for unknown and unavailable versions.
         """
         if not model:
             raise InvalidArgumentError("ModelSpec has no name specified.")
         if label is not None:
-            # No label can be assigned yet, so every label is unknown.
-            raise InvalidArgumentError(f"Unrecognized servable version label: {label}")
+            version = self._catalog.labels.resolve(model, label)
         return cast("ServedVersion", self._manager.resolve(model, version))
 
     def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
@@ -166,3 +172,33 @@ class Inference:
         """Return the version that a ModelSpec names and its `SignatureDefMap`."""
         servable = self.servable(model, version, label)
         return servable.version, servable.signature_defs
+
+    async def reload(self, config: Any, deadline: float | None) -> None:
+        """Serve other models, as `HandleReloadConfigRequest` asks; see `Catalog.reload` for what it waits for.
+
+        Parameters
+        ----------
+        config : ModelServerConfig
+        deadline : float or None
+            On the loop's clock; the answer comes a little earlier, so that it still reaches the client.
+
+        Raises
+        ------
+        ServingError
+            With TensorFlow Serving's texts.
+        """
+        if config.WhichOneof("config") != "model_config_list":
+            msg = (
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+            raise InvalidArgumentError(msg)
+        timeout = RELOAD_SECONDS
+        if deadline is not None:
+            left = max(0.0, deadline - self._loop.time())
+            timeout = min(timeout, left - min(_ANSWER_SECONDS, left / 10))
+        try:
+            await self._catalog.reload(config, timeout)
+        except ServingError as error:
+            log.error("ReloadConfig failed: %s", error.message)
+            raise

@@ -28,12 +28,18 @@ class ModelOptions:
         Which of them to serve.
     devices : DeviceOptions or None
         What it says of GPUs.
+    labels : tuple of (str, int)
+        Version labels and their versions, sorted.
+    logging : bytes or None
+        A serialized `LoggingConfig`.
     """
 
     name: str
     base_path: Path
     policy: Policy = dataclasses.field(default_factory=Latest)
     devices: DeviceOptions | None = None
+    labels: tuple[tuple[str, int], ...] = ()
+    logging: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,8 +48,18 @@ class ServerOptions:
 
     Attributes
     ----------
-    models : tuple of ModelOptions
-        Served from the start.
+    models : tuple of ModelOptions or None
+        Served from the start; None: nobody has said, they come by the control channel or a reload.
+    config_file : str
+        Where they were read from.
+    config_poll_wait : float
+        Pause between looks at that file; 0: none.
+    allow_unavailable_labels : bool
+        See `serving_server.labels`.
+    wait_for_models : float
+        Open the ports only when all models answer, or end when one cannot; at most after so long. 0: at once.
+    unload_on_empty, resource_preserving : bool
+        See `VersionSource` and `Manager`.
     port, rest_api_port : int
         0: that protocol has no TCP port (unless `ephemeral_ports`).
     ephemeral_ports : bool
@@ -69,7 +85,13 @@ class ServerOptions:
         The server ends when that process does.
     """
 
-    models: tuple[ModelOptions, ...] = ()
+    models: tuple[ModelOptions, ...] | None = None
+    config_file: str = ""
+    config_poll_wait: float = 0.0
+    allow_unavailable_labels: bool = False
+    wait_for_models: float = 0.0
+    unload_on_empty: bool = False
+    resource_preserving: bool = False
     bind_address: str = "0.0.0.0"  # noqa: S104 - as TensorFlow Serving; the workbench passes 127.0.0.1
     port: int = 8500
     rest_api_port: int = 0
@@ -89,6 +111,7 @@ class ServerOptions:
     warmup: bool = True
     freeze: bool = True
     num_load_threads: int = 4
+    num_unload_threads: int = 0
     max_load_retries: int = 5
     load_retry_interval: float = 60.0
     poll_wait: float = 1.0

@@ -11,7 +11,7 @@ from serving_server.errors import DeadlineExceededError, FailedPreconditionError
 from serving_server.lifecycle.clock import Clock, LoopClock
 from serving_server.lifecycle.crashes import CrashPolicy
 from serving_server.lifecycle.explain import no_such_model, no_such_servable
-from serving_server.lifecycle.model import Model
+from serving_server.lifecycle.model import MAX_ENDED, Model
 from serving_server.lifecycle.servable import Loader, Servable
 from serving_server.lifecycle.slots import LoadSlots
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
@@ -39,6 +39,11 @@ class Manager:
         When a worker that ended by itself is started again.
     num_load_threads : int
         Number of loads that may run at once, over all models.
+    num_unload_threads : int
+        The same for ending workers; 0 for no limit.
+    resource_preserving : bool
+        Unload the versions that are not wanted any more before loading those that are, so that they are never in memory
+        together; meanwhile the model does not answer.
     drain_timeout : float
         Seconds that a version being unloaded may take to answer its running requests.
     close_timeout : float
@@ -63,6 +68,8 @@ class Manager:
         load_retry_interval: float = 60.0,
         crash: CrashPolicy | None = None,
         num_load_threads: int = 4,
+        num_unload_threads: int = 0,
+        resource_preserving: bool = False,
         drain_timeout: float = 60.0,
         close_timeout: float = 10.0,
         clock: Clock | None = None,
@@ -72,6 +79,8 @@ class Manager:
         self._settings = Settings(
             loader=loader,
             slots=LoadSlots(num_load_threads),
+            unload_slots=LoadSlots(num_unload_threads) if num_unload_threads > 0 else None,
+            resource_preserving=resource_preserving,
             on_state=self._state_changed,
             on_detail=self._wake_waiters,
             on_failed=self._load_failed,
@@ -95,6 +104,7 @@ class Manager:
             raise FailedPreconditionError(f"The server is shutting down; model {model} was not added")
         entry = self._models.get(model)
         if entry is None:
+            self._forget_removed()
             self._models[model] = Model(model, policy or Latest(), self._settings)
         elif entry.removed:
             entry.removed = False
@@ -107,7 +117,7 @@ class Manager:
         """Forget a model at once and unload its versions in the background. `versions` goes on listing them."""
         entry = self._entry(model)
         entry.removed = True
-        entry.found = {}
+        entry.found, entry.looked = {}, False
         entry.held.clear()
         self._reconcile(entry)
 
@@ -119,7 +129,7 @@ class Manager:
         entry = self._models.get(model)
         if entry is None or entry.removed:
             return
-        entry.found = dict(versions)
+        entry.found, entry.looked = dict(versions), True
         self._reconcile(entry)
 
     def set_policy(self, model: str, policy: Policy) -> None:
@@ -133,6 +143,14 @@ class Manager:
     def policy(self, model: str) -> Policy:
         """Return the policy of a model."""
         return self._entry(model).policy
+
+    def wanted(self, model: str) -> frozenset[int]:
+        """Return the versions that the policy chooses of those on disk, held ones left out."""
+        return self._entry(model).wanted()[0]
+
+    def looked(self, model: str) -> bool:
+        """Whether the versions on disk are known, by `aspire`."""
+        return self._entry(model).looked
 
     def hold(self, model: str, version: int) -> None:
         """Keep `version` out of unversioned traffic; it is loaded in addition to what the policy chooses.
@@ -229,6 +247,15 @@ class Manager:
         loading = (State.START, State.LOADING)
         return any(version.state in loading for entry in self._models.values() for version in entry.versions.values())
 
+    @property
+    def load_retry_interval(self) -> float:
+        """Seconds between a failed load and the next try."""
+        return max(0.0, self._settings.load_retry_interval)
+
+    def wake(self) -> None:
+        """Have the predicates of `wait_for` asked again, for those that look at more than versions."""
+        self._wake_waiters()
+
     def subscribe(self, callback: Listener) -> Callable[[], None]:
         """Call ``callback(model, version, old_state, new_state)`` after each change; return what ends that."""
         self._listeners.append(callback)
@@ -289,6 +316,15 @@ class Manager:
             for task in late:
                 logger.error("Gave up waiting for: %s", task.get_name())
                 task.cancel()
+
+    def _forget_removed(self) -> None:
+        """Drop what was longest removed, of very many models."""
+        removed = [name for name, entry in self._models.items() if entry.removed]
+        if len(removed) > MAX_ENDED:
+            for name in removed:
+                if not any(version.tasks() for version in self._models[name].versions.values()):
+                    del self._models[name]
+                    return
 
     def _state_changed(self, version: Version, old: State, new: State) -> None:
         entry = self._models[version.model]

@@ -1,14 +1,16 @@
 """One model: decides which of its versions are loaded and which one answers.
 
 This is TF Serving's AspiredVersionsManager, driven by events instead of a tick: whenever something happened (the
-folder, the policy, a hold, or a version changed) what is wanted is compared with what there is. The switch preserves
-availability: a new version serves before the old one is drained, so both are in memory for a while.
+folder, the policy, a hold, or a version changed) what is wanted is compared with what there is. A switch preserves
+availability: a new version serves before the old one is drained, so both are in memory for a while. When told to
+preserve resources instead, it unloads the old one first (TF Serving's ResourcePreservingPolicy).
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Final
 
 from serving_server.lifecycle.servable import Servable
 from serving_server.lifecycle.states import Policy, Specific, State, choose
@@ -17,6 +19,9 @@ from serving_server.lifecycle.version import Settings, Version
 __all__ = ["Model"]
 
 logger = logging.getLogger(__name__)
+
+#: Ended versions that a model remembers. TF Serving remembers all for the life of the process.
+MAX_ENDED: Final = 1000
 
 
 class Model:
@@ -27,6 +32,7 @@ class Model:
         self.policy = policy
         self.removed = False
         self.found: dict[int, Path] = {}
+        self.looked = False  # whether `found` is what was on disk, not just nothing yet
         self.held: set[int] = set()
         self.versions: dict[int, Version] = {}
         self.serving: int | None = None
@@ -75,6 +81,16 @@ class Model:
         ordinary, held = self.wanted()
         wanted = ordinary | held
         self._warn_missing()
+        if self._settings.resource_preserving:
+            self._unload(ordinary, wanted)
+            if not any(version.stopping for version in self.versions.values()):  # its end asks again
+                self._load(wanted)
+        else:
+            self._load(wanted)
+            self._unload(ordinary, wanted)
+        self._forget(wanted)
+
+    def _load(self, wanted: frozenset[int]) -> None:
         for number in sorted(wanted, reverse=True):
             version = self.versions.get(number)
             if version is None:
@@ -84,6 +100,7 @@ class Model:
             if version.state is State.UNKNOWN or ended:
                 version.begin()
 
+    def _unload(self, ordinary: frozenset[int], wanted: frozenset[int]) -> None:
         kept: list[Version] = []
         for version in list(self.versions.values()):
             if version.number not in wanted:
@@ -98,13 +115,24 @@ class Model:
             return
         # A policy that names only versions which are not on disk wants something, so it is no reason to stop serving.
         nothing_wanted = not ordinary and (not self.found or self.policy == Specific(()))
-        replaced = any(self.versions[number].state is State.AVAILABLE for number in ordinary)
+        if self._settings.resource_preserving:
+            replaced = bool(ordinary)
+        else:
+            replaced = any(self.versions[number].state is State.AVAILABLE for number in ordinary)
         kept.sort(key=lambda version: (version.state is State.AVAILABLE, version.number))
         for version in kept if replaced or nothing_wanted else kept[:-1]:
             version.stop()
 
+    def _forget(self, wanted: frozenset[int]) -> None:
+        """Drop the lowest of very many ended versions: a server that gets one every minute runs for years."""
+        if len(self.versions) <= MAX_ENDED:
+            return
+        ended = [n for n, v in self.versions.items() if v.state is State.END and n not in wanted and not v.tasks()]
+        for number in sorted(ended)[:-MAX_ENDED]:
+            del self.versions[number]
+
     def _warn_missing(self) -> None:
-        if not isinstance(self.policy, Specific) or self.removed:
+        if not isinstance(self.policy, Specific) or self.removed or not self.looked:
             self._missing = ()
             return
         missing = tuple(number for number in self.policy.versions if number not in self.found)

@@ -37,7 +37,9 @@ class _Watched:
 
     model: str
     base_path: Path
+    patient_until: float = 0.0  # on the loop's clock: until then it is no news that there are no versions
     problem: str | None = None
+    told: str | None = None  # the problem that was logged last
     identity: tuple[int, int] | None = None
     duplicates: tuple[str, ...] = ()
     failed: dict[int, _Failed] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class VersionSource:
         How long the folder of a failed version must stay unchanged before it is tried again.
     watch_events : bool
         False leaves everything to polling, as for network file systems that report no events.
+    on_problem : callable, optional
+        ``on_problem(model)`` when `problem` has changed.
     """
 
     def __init__(
@@ -78,9 +82,11 @@ class VersionSource:
         unload_on_empty: bool = False,
         settle_seconds: float = 0.2,
         watch_events: bool = True,
+        on_problem: Callable[[str], None] | None = None,
     ) -> None:
         self._on_aspired = on_aspired
         self._on_changed = on_changed
+        self._on_problem = on_problem
         self._poll_wait = poll_wait_seconds
         self._unload_on_empty = unload_on_empty
         self._settle = settle_seconds
@@ -97,8 +103,11 @@ class VersionSource:
 
     # -- which models ----------------------------------------------------------------------------------------------
 
-    def add(self, model: str, base_path: Path | str) -> None:
-        """Watch a model from now on, or from `start`. With another base path, a known model moves to it."""
+    def add(self, model: str, base_path: Path | str, *, patience: float = 0.0) -> None:
+        """Watch a model from now on, or from `start`. With another base path, a known model moves to it.
+
+        Versions that are missing within the first `patience` seconds are not worth a warning: they are about to come.
+        """
         base_path = Path(base_path)
         known = self._models.get(model)
         if known is not None:
@@ -106,6 +115,8 @@ class VersionSource:
                 return
             self.remove(model)
         watched = self._models[model] = _Watched(model, base_path)
+        if patience > 0 and self._poll_wait > 0:
+            watched.patient_until = asyncio.get_running_loop().time() + patience
         if self._started and self._poll_wait >= 0:
             self._kick(watched)
 
@@ -236,14 +247,10 @@ class VersionSource:
                 f"No versions of servable {watched.model} found under base path {watched.base_path}. Did you forget to "
                 "name your leaf directory as a number (eg. '/1/')?"
             )
-        if problem != watched.problem:
-            if problem is None:
-                logger.info("Model %s: base path %s has versions now", watched.model, watched.base_path)
-            elif found.problem is None:
-                logger.warning("%s", problem)  # TF Serving's line, for which people search their logs
-            else:
-                logger.warning("Model %s: %s", watched.model, problem)
-        watched.problem = problem
+        changed, watched.problem = problem != watched.problem, problem
+        self._tell(watched, problem, found)
+        if changed and self._on_problem is not None:
+            self._on_problem(watched.model)
         if found.duplicates and found.duplicates != watched.duplicates:
             logger.warning(
                 "Model %s: several folders under %s name the same version; ignored: %s",
@@ -255,6 +262,21 @@ class VersionSource:
         if found.problem is None and (found.versions or self._unload_on_empty):
             self._on_aspired(watched.model, found.versions)
             self._compare(watched, found, failed)
+
+    def _tell(self, watched: _Watched, problem: str | None, found: Scan) -> None:
+        if problem == watched.told:
+            return
+        if problem is not None and asyncio.get_running_loop().time() < watched.patient_until:
+            return
+        if problem is None:
+            logger.info("Model %s: base path %s has versions now", watched.model, watched.base_path)
+        elif found.problem is None:
+            logger.warning("%s", problem)  # TF Serving's line, for which people search their logs
+        else:
+            # TF Serving's line, too.
+            where = (watched.base_path, watched.model, problem)
+            logger.warning("Could not find base path %s for servable %s with error %s", *where)
+        watched.told = problem
 
     def _compare(self, watched: _Watched, found: Scan, failed: dict[int, _Failed]) -> None:
         for version, entry in failed.items():

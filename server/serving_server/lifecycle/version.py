@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ class Settings:
 
     loader: Loader
     slots: LoadSlots
+    unload_slots: LoadSlots | None = None  # None: unloads never wait for each other
+    resource_preserving: bool = False  # unload what is not wanted before loading what is
     on_state: Callable[[Version, State, State], None]  # (version, old, new), after the change
     on_detail: Callable[[], None]  # a step or an error text changed
     on_failed: Callable[[Version, float], None]  # a try to load failed that had begun at this `time.time()`
@@ -290,7 +293,9 @@ class Version:
         servable = self.servable
         if servable is not None:
             await self._drain(servable)
-            await self._close(servable)
+            slots = self._settings.unload_slots
+            async with nullcontext() if slots is None else slots.hold(self.model, self.number):
+                await self._close(servable)
             self.servable = None
         self.error = None
         self.restarting = False

@@ -6,6 +6,7 @@ later on the loop; nothing blocks, and no task or future is made per request.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -88,10 +89,13 @@ class Services:
             f"/{PREDICTION_SERVICE}/MultiInference": _not_yet("MultiInference"),
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self._metadata,
             f"/{MODEL_SERVICE}/GetModelStatus": self._status,
-            f"/{MODEL_SERVICE}/HandleReloadConfigRequest": _not_yet("HandleReloadConfigRequest"),
+            f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self._reload,
         }
         self.unary: Mapping[str, Method] = {path: _guarded(method) for path, method in methods.items()}
         self.streaming: Mapping[str, OpenStream] = {}
+        #: The value of an int64 metric by name, None for an unknown one; a reload tells by how much it rose.
+        self.metric: Callable[[str], int | None] = _no_metric
+        self._reloads: set[asyncio.Task[None]] = set()
 
     def run(
         self, call: UnaryCall, name: str, resolved: Resolved, arrays: dict[str, Array], output_filter: Sequence[str]
@@ -132,6 +136,32 @@ class Services:
         model, version, _ = codec.target(request)  # the label is ignored, as TensorFlow Serving does
         call.answer(codec.encode_status(self.inference.model_status(model, version)))
 
+    def _reload(self, data: Any, call: UnaryCall) -> Cancel:
+        request = codec.decode(messages.ReloadConfigRequest, data)
+        task = asyncio.get_running_loop().create_task(self._reload_and_answer(request, call), name="reload config")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+        def cancel() -> None:
+            task.cancel()  # of the waiting: the list is in force by then
+
+        return cancel
+
+    async def _reload_and_answer(self, request: Any, call: UnaryCall) -> None:
+        before = {name: self.metric(name) for name in request.metric_names}
+        try:
+            await self.inference.reload(request.config, call.deadline)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            fail(call, error)
+            return
+        response = messages.ReloadConfigResponse()
+        response.status.error_code = StatusCode.OK
+        for name, value in before.items():
+            now = self.metric(name)
+            if now is not None:
+                response.metric.add(name=name, int64_value_increase=now - (value or 0))
+        call.answer(response.SerializeToString())
+
 
 def fail(call: UnaryCall, error: BaseException) -> None:
     """Answer with one of our errors; whatever else flies is a bug, told as INTERNAL and logged."""
@@ -140,6 +170,10 @@ def fail(call: UnaryCall, error: BaseException) -> None:
     else:
         log.error("a gRPC call failed inside the server", exc_info=error)
         call.fail(StatusCode.INTERNAL, codec.cut_details(f"{type(error).__name__}: {error}"))
+
+
+def _no_metric(_name: str) -> None:
+    """Stand in until there are metrics."""
 
 
 def _not_yet(name: str) -> Method:
