@@ -18,7 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-PROTOS = ("error_codes.proto", "tensorflow.proto", "tensorflow_serving.proto", "batching_parameters.proto")
+PROTOS = (
+    "error_codes.proto",
+    "tensorflow.proto",
+    "tensorflow_serving.proto",
+    "batching_parameters.proto",
+    "serialized_examples.proto",
+)
 
 
 def compile_descriptors(protos: Sequence[str] = PROTOS, known: bytes = b"") -> bytes:

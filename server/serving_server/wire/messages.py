@@ -19,8 +19,11 @@ __all__ = [
     "ANY_TYPE_PREFIX",
     "Any_",
     "BatchingParameters",
+    "ClassificationResponse",
+    "ClassificationResult",
     "DataType",
     "Example",
+    "ExamplesRequest",
     "GetModelMetadataRequest",
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
@@ -28,11 +31,18 @@ __all__ = [
     "Int64Value",
     "ModelServerConfig",
     "ModelSpec",
+    "MultiInferenceRequest",
+    "MultiInferenceResponse",
     "PredictRequest",
     "PredictResponse",
     "PredictionLog",
+    "RegressionResponse",
+    "RegressionResult",
+    "ReloadConfigRequest",
+    "ReloadConfigResponse",
     "SSLConfig",
     "SavedModel",
+    "SerializedInput",
     "SignatureDef",
     "SignatureDefMap",
     "TensorProto",
@@ -90,6 +100,18 @@ GetModelMetadataRequest: Any = message_class("tensorflow.serving.GetModelMetadat
 GetModelMetadataResponse: Any = message_class("tensorflow.serving.GetModelMetadataResponse")
 SignatureDefMap: Any = message_class("tensorflow.serving.SignatureDefMap")
 PredictionLog: Any = message_class("tensorflow.serving.PredictionLog")
+#: ClassificationRequest and RegressionRequest, with serialized examples.
+ExamplesRequest: Any = message_class("serving_workbench.ExamplesRequest")
+#: With serialized examples.
+MultiInferenceRequest: Any = message_class("serving_workbench.MultiInferenceRequest")
+SerializedInput: Any = message_class("serving_workbench.SerializedInput")
+ClassificationResult: Any = message_class("tensorflow.serving.ClassificationResult")
+ClassificationResponse: Any = message_class("tensorflow.serving.ClassificationResponse")
+RegressionResult: Any = message_class("tensorflow.serving.RegressionResult")
+RegressionResponse: Any = message_class("tensorflow.serving.RegressionResponse")
+MultiInferenceResponse: Any = message_class("tensorflow.serving.MultiInferenceResponse")
 ModelServerConfig: Any = message_class("tensorflow.serving.ModelServerConfig")
+ReloadConfigRequest: Any = message_class("tensorflow.serving.ReloadConfigRequest")
+ReloadConfigResponse: Any = message_class("tensorflow.serving.ReloadConfigResponse")
 BatchingParameters: Any = message_class("tensorflow.serving.BatchingParameters")
 SSLConfig: Any = message_class("tensorflow.serving.SSLConfig")
