@@ -51,8 +51,17 @@ def assert_same(templates: PredictTemplates, data: bytes) -> bool:
     for alias, array in arrays.items():
         assert array.dtype == wanted[alias].dtype
         assert array.shape == wanted[alias].shape
-        assert array.tobytes() == wanted[alias].tobytes()
+        assert _bits(array) == _bits(wanted[alias])
     return True
+
+
+def _bits(array: Array) -> bytes:
+    """Its bytes, all NaNs made alike: parsing goes through a double, which makes a signalling NaN quiet."""
+    if array.dtype.kind in "fc":
+        parts = np.array(array).reshape(-1).view(array.real.dtype)
+        parts[np.isnan(parts)] = np.nan
+        array = parts
+    return array.tobytes()
 
 
 def check(data: bytes) -> None:

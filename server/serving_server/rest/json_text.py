@@ -75,7 +75,9 @@ def loads(body: bytes, *, duplicates: bool = False) -> Any:
     if not _NEEDS_PARSE.search(body):
         try:
             text = body.removeprefix(_BOM).decode("utf-8", ENCODING_ERRORS)
-            return _SCANNER.raw_decode(text, len(text) - len(text.lstrip(" \n\r\t")))[0]
+            value = _SCANNER.raw_decode(text, len(text) - len(text.lstrip(" \n\r\t")))[0]
+            if isinstance(value, dict | list):
+                return value  # of a bare number it reads the part that is right: "1." as 1
         except (ValueError, RecursionError):
             pass  # `parse` has no limit on depth, knows more spellings of infinity, and has the right error.
     return parse(body)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from serving_server.tensors import Array, by_enum
+from serving_server.tensors import Array, TensorParsingError, by_enum
 from serving_server.transports.predict_codec import ServableSpec, target
 
 __all__ = ["PredictTemplates", "Template"]
@@ -196,7 +196,7 @@ def _find_holes(data: bytes | bytearray, arrays: Mapping[str, Array]) -> list[_H
                 specs += 1
             elif number == _INPUTS:
                 holes.append(_hole(data, start, stop, arrays))
-    except (_UnusualError, KeyError, UnicodeDecodeError):
+    except (_UnusualError, KeyError, UnicodeDecodeError, TensorParsingError):
         return None
     aliases = {hole.alias for hole in holes}
     return holes if specs == 1 and len(aliases) == len(holes) == len(arrays) else None
