@@ -26,8 +26,10 @@ from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
 from serving_server.model_config import absolute, check_name, models_of
 from serving_server.options import ModelOptions, ServerOptions
+from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
 from serving_server.session_options import DeviceOptions, decide
+from serving_server.wire.messages import LoggingConfig
 
 __all__ = ["NEW_MODEL_PATIENCE", "RELOAD_SECONDS", "Catalog"]
 
@@ -62,6 +64,7 @@ class Catalog:
         Which version answers.
     forkserver : ForkServer
     labels : Labels
+    request_logs : RequestLogs
     configured : tuple of ModelOptions or None
         The whole list that was applied last, of a file or a request; None for never.
     """
@@ -85,6 +88,11 @@ class Catalog:
             resource_preserving=options.resource_preserving,
         )
         self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
+        self.request_logs = RequestLogs(
+            options.saved_model_tags,
+            max_megabytes=options.request_log_megabytes,
+            max_files=options.request_log_files,
+        )
         self.configured: tuple[ModelOptions, ...] | None = None
         self._source = VersionSource(
             self.manager.aspire,
@@ -167,6 +175,7 @@ class Catalog:
             report.cancel()
         await self._source.close()
         await self.manager.close(drain_timeout)
+        await asyncio.to_thread(self.request_logs.close)
         await self.forkserver.close()
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -201,6 +210,9 @@ class Catalog:
                 by_version = known.batching_by_version
                 self.put(model, known.batching)
                 self._entries[model.name].batching_by_version = by_version
+        for model in models:
+            logging_config = None if model.logging is None else LoggingConfig.FromString(model.logging)
+            self.request_logs.configure(model.name, logging_config)
         self.configured = tuple(models)
         return new
 
@@ -265,6 +277,7 @@ class Catalog:
 
     def _drop(self, name: str) -> None:
         del self._entries[name]
+        self.request_logs.configure(name, None)
         self._source.remove(name)
         self.manager.remove_model(name)
 

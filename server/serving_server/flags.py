@@ -108,6 +108,8 @@ FLAGS: Final = (
     ),
     Flag("servable_versions_always_present", True, "a base path without versions unloads nothing", "Workbench"),
     Flag("freeze_variables", True, "run with constants in place of variables where provably equal", "Workbench"),
+    Flag("request_log_max_megabytes", 64, "size at which a file of logged requests is closed", "Workbench"),
+    Flag("request_log_max_files", 0, "older files of a model's request log are removed; 0: keep all", "Workbench"),
     Flag("bind_address", "0.0.0.0", "interface of both ports", "Workbench"),  # noqa: S104 - TensorFlow Serving's
     Flag("grpc_transport", "own", "own: the HTTP/2 stack of this server; grpcio: the stock one", "Workbench"),
     Flag("ephemeral_ports", False, "bind both ports to free ones and tell them in the record", "Workbench"),

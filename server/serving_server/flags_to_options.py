@@ -70,6 +70,8 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         else platform.template,
         warmup=values["enable_model_warmup"],
         freeze=values["freeze_variables"],
+        request_log_megabytes=_at_least(values, "request_log_max_megabytes", 1),
+        request_log_files=_at_least(values, "request_log_max_files", 0),
         num_load_threads=max(0, values["num_load_threads"]) or 4,
         num_unload_threads=max(0, values["num_unload_threads"]),
         max_load_retries=max(0, values["max_num_load_retries"]),
@@ -129,6 +131,13 @@ def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...] | None:
     if values["record_file"]:
         return None  # models come through the control channel
     raise InvalidArgumentError("Both server_options.model_base_path and server_options.model_config_file are empty!")
+
+
+def _at_least(values: dict[str, Any], name: str, least: int) -> int:
+    value: int = values[name]
+    if value < least:
+        raise InvalidArgumentError(f"--{name}={value} is less than {least}")
+    return value
 
 
 def _port(values: dict[str, Any], name: str) -> int:

@@ -16,6 +16,7 @@ from serving_server.catalog import RELOAD_SECONDS, Catalog
 from serving_server.errors import InvalidArgumentError, NotFoundError, ServingError
 from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
 from serving_server.lifecycle.states import State
+from serving_server.metrics.requests import SignatureRequests
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
@@ -38,11 +39,14 @@ class Resolved:
     signature : Signature
     outputs : tuple of str
         Aliases of all outputs.
+    requests : SignatureRequests
+        Where its requests count.
     """
 
     servable: ServedVersion
     signature: Signature
     outputs: tuple[str, ...]
+    requests: SignatureRequests
 
     @property
     def version(self) -> int:
@@ -60,6 +64,7 @@ class Inference:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._manager = catalog.manager
+        self._request_logs = catalog.request_logs.by_model
         self._loop = asyncio.get_running_loop()
 
     def ready(self) -> bool:
@@ -93,7 +98,9 @@ class Inference:
         resolved = servable.resolved.get(signature_name)
         if resolved is None:
             signature = signature_of(servable.signatures, signature_name)
-            resolved = servable.resolved[signature_name] = Resolved(servable, signature, tuple(signature.outputs))
+            requests = servable.statistics.requests(signature.name)
+            resolved = Resolved(servable, signature, tuple(signature.outputs), requests)
+            servable.resolved[signature_name] = resolved
         return cast("Resolved", resolved)
 
     def predict(
@@ -103,6 +110,7 @@ class Inference:
         output_filter: Sequence[str],
         deadline: float | None,
         on_done: OnDone,
+        api: str = "Predict",
     ) -> Callable[[], None]:
         """Run a signature.
 
@@ -117,6 +125,8 @@ class Inference:
             On the loop's clock.
         on_done : callable
             Called once, later, on the loop (see `serving_server.batching.task.OnDone`); not called after a cancel.
+        api : str
+            ``Predict``, ``Classify``, ``Regress`` or ``MultiInference``: what its run time counts for.
 
         Returns
         -------
@@ -143,7 +153,28 @@ class Inference:
                 alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs
             }
         check_dtypes(signature, inputs)
-        return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done))
+        if self._request_logs:
+            on_done = self._logged(resolved, inputs, output_filter, on_done)
+        return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api))
+
+    def _logged(
+        self, resolved: Resolved, inputs: Mapping[str, Array], output_filter: Sequence[str], on_done: OnDone
+    ) -> OnDone:
+        """Return what logs a request with its answer, if it is one to be logged, before it hands the answer over."""
+        servable = resolved.servable
+        logger = self._request_logs.get(servable.model)
+        if logger is None or not logger.sample():
+            return on_done
+
+        def log_and_hand_over(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
+            if outputs is not None:
+                try:
+                    logger.predict(servable.model, servable.version, resolved.signature, inputs, output_filter, outputs)
+                except Exception:  # the answer is good, whatever becomes of its record
+                    log.exception("logging a request of %s failed", servable.model)
+            on_done(outputs, error)
+
+        return log_and_hand_over
 
     def model_status(self, model: str, version: int | None) -> list[VersionStatus]:
         """Return the state of one version, or of all ever seen, highest first.

@@ -12,6 +12,7 @@ from typing import Any, Final
 from serving_server.errors import InvalidArgumentError, ServingError, UnimplementedError
 from serving_server.lifecycle.states import All, Latest, Policy, Specific
 from serving_server.options import ModelOptions
+from serving_server.request_log.request_logger import check as check_logging
 from serving_server.session_options import DeviceOptions
 
 __all__ = ["ModelConfigError", "absolute", "check_name", "models_of"]
@@ -75,7 +76,7 @@ def absolute(name: str, base_path: str | Path) -> Path:
     return Path(base_path)
 
 
-def models_of(config: Any, *, known: Collection[str] = (), logging: bool = False) -> tuple[ModelOptions, ...] | None:
+def models_of(config: Any, *, known: Collection[str] = ()) -> tuple[ModelOptions, ...] | None:
     """Return the models of a `ModelServerConfig`, in its order.
 
     Parameters
@@ -83,8 +84,6 @@ def models_of(config: Any, *, known: Collection[str] = (), logging: bool = False
     config : ModelServerConfig
     known : collection of str
         Models there are already, whose platform must not change.
-    logging : bool
-        Whether there is something that logs requests.
 
     Returns
     -------
@@ -114,7 +113,7 @@ def models_of(config: Any, *, known: Collection[str] = (), logging: bool = False
     models = []
     for index, entry in enumerate(entries):
         try:
-            models.append(_model(entry, known, logging=logging))
+            models.append(_model(entry, known))
         except ServingError as error:
             raise ModelConfigError(error, index) from None
     return tuple(models)
@@ -130,7 +129,7 @@ def _check_place(entry: Any, _seen: set[str]) -> None:
     absolute(entry.name, entry.base_path)
 
 
-def _model(entry: Any, known: Collection[str], *, logging: bool) -> ModelOptions:
+def _model(entry: Any, known: Collection[str]) -> ModelOptions:
     check_name(entry.name)
     platform = _platform(entry)
     if entry.name in known and platform != _PLATFORM:
@@ -141,8 +140,8 @@ def _model(entry: Any, known: Collection[str], *, logging: bool) -> ModelOptions
         raise InvalidArgumentError(msg)
     if platform != _PLATFORM:
         raise InvalidArgumentError(f"Model {entry.name} requests unsupported platform {platform}")
-    if entry.HasField("logging_config") and not logging:
-        raise InvalidArgumentError("No request-logger-creator provided.")
+    if entry.HasField("logging_config"):
+        check_logging(entry.logging_config)
     return ModelOptions(
         entry.name,
         absolute(entry.name, entry.base_path),

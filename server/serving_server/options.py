@@ -9,6 +9,7 @@ from typing import Any
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.lifecycle.states import Latest, Policy
+from serving_server.request_log.registry import MAX_FILES, MAX_MEGABYTES
 from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate
 from serving_server.tls import TlsConfig
 
@@ -110,6 +111,8 @@ class ServerOptions:
     session_template: SessionTemplate | None = None
     warmup: bool = True
     freeze: bool = True
+    request_log_megabytes: int = MAX_MEGABYTES
+    request_log_files: int = MAX_FILES
     num_load_threads: int = 4
     num_unload_threads: int = 0
     max_load_retries: int = 5

@@ -29,6 +29,7 @@ __all__ = [
     "GetModelStatusRequest",
     "GetModelStatusResponse",
     "Int64Value",
+    "LoggingConfig",
     "ModelServerConfig",
     "ModelSpec",
     "MultiInferenceRequest",
@@ -110,6 +111,7 @@ ClassificationResponse: Any = message_class("tensorflow.serving.ClassificationRe
 RegressionResult: Any = message_class("tensorflow.serving.RegressionResult")
 RegressionResponse: Any = message_class("tensorflow.serving.RegressionResponse")
 MultiInferenceResponse: Any = message_class("tensorflow.serving.MultiInferenceResponse")
+LoggingConfig: Any = message_class("tensorflow.serving.LoggingConfig")
 ModelServerConfig: Any = message_class("tensorflow.serving.ModelServerConfig")
 ReloadConfigRequest: Any = message_class("tensorflow.serving.ReloadConfigRequest")
 ReloadConfigResponse: Any = message_class("tensorflow.serving.ReloadConfigResponse")

@@ -1,0 +1,1 @@
+"""Requests and answers written to disk as `PredictionLog` records: sampled, rotated, good as warmup files."""
