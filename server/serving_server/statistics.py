@@ -1,71 +1,166 @@
-"""Counters of one version: requests by status, latency, batch sizes. Cheap enough to be always on."""
+"""Counters of one version: requests by status, latencies, batch sizes. Cheap enough to be always on."""
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
 from serving_server.errors import StatusCode
+from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram, exponential, merged
+from serving_server.metrics.requests import SignatureRequests
 
-__all__ = ["LATENCY_BOUNDS_US", "Statistics"]
+if TYPE_CHECKING:
+    from serving_server.batching.task import Task
 
-#: Upper bounds in microseconds: 10 x 1.8^i, 33 of them, as TensorFlow Serving's request_latency has.
-LATENCY_BOUNDS_US: Final = tuple(10 * 1.8**i for i in range(33))
+__all__ = ["QUEUING_BOUNDS", "Statistics"]
+
+#: Upper bounds in seconds: 100 us x 1.2^i, 52 of them, as TensorFlow Serving's queuing_latency has.
+QUEUING_BOUNDS: Final = tuple(bound / 1e6 for bound in exponential(100, 1.2, 52))
+
+#: Sizes and paddings that are told apart; clients choose them, so beyond that they are rounded up to a power of two.
+_MAX_SIZES: Final = 4096
 
 
 class Statistics:
-    """What happened in one version since it was loaded."""
+    """What happened in one version since it was first loaded.
+
+    Attributes
+    ----------
+    runtime : dict of str to Histogram
+        Seconds from taking a request to its outputs, by API (``Predict``, ``Classify``, ...); successes only.
+    queuing : Histogram
+        Seconds that requests waited for their batch to start.
+    waiting : Histogram
+        The same for requests that ran by themselves.
+    batches : Counter of (int, int)
+        Batches by (rows, rows added as padding).
+    single : Counter of int
+        Runs without batching, by rows.
+    tasks : Counter of int
+        Requests in batches, by rows.
+    run_ns : int
+        Time in the graph.
+    signatures : dict of str to SignatureRequests
+    """
 
     def __init__(self) -> None:
-        self._requests: Counter[StatusCode] = Counter()
-        self._buckets = [0] * (len(LATENCY_BOUNDS_US) + 1)
-        self._latency_sum_us = 0.0
-        self._batch_sizes: Counter[int] = Counter()
-        self._padding_rows = 0
-        self._run_ns = 0
+        self.runtime: dict[str, Histogram] = {}
+        self.queuing = Histogram(QUEUING_BOUNDS)
+        self.waiting = Histogram(QUEUING_BOUNDS)
+        self.batches: Counter[tuple[int, int]] = Counter()
+        self.single: Counter[int] = Counter()
+        self.tasks: Counter[int] = Counter()
+        self.run_ns = 0
+        self.signatures: dict[str, SignatureRequests] = {}
+        self._errors: Counter[StatusCode] = Counter()
 
-    def request(self, code: StatusCode, seconds: float) -> None:
-        """Count a request; latency counts for successes only, as in TensorFlow Serving."""
-        self._requests[code] += 1
-        if code is StatusCode.OK:
-            micros = seconds * 1e6
-            self._latency_sum_us += micros
-            self._buckets[bisect.bisect_left(LATENCY_BOUNDS_US, micros)] += 1
+    def requests(self, signature: str) -> SignatureRequests:
+        """Return where the requests of a signature count."""
+        found = self.signatures.get(signature)
+        if found is None:
+            found = self.signatures[signature] = SignatureRequests()
+        return found
 
-    def successes(self, created: Iterable[float], now: float) -> None:
-        """Count requests answered with success at `now`, by when each came; both in seconds on one clock."""
-        buckets, total, count = self._buckets, 0.0, 0
-        for start in created:
-            micros = (now - start) * 1e6
-            total += micros
-            count += 1
-            buckets[bisect.bisect_left(LATENCY_BOUNDS_US, micros)] += 1
-        self._latency_sum_us += total
-        self._requests[StatusCode.OK] += count
+    def runtime_of(self, api: str) -> Histogram:
+        """Return where the run time of an API's requests counts."""
+        found = self.runtime.get(api)
+        if found is None:
+            found = self.runtime[api] = Histogram(LATENCY_BOUNDS)
+        return found
+
+    def started(self, tasks: Sequence[Task], *, batched: bool) -> None:
+        """Count how long requests waited that are about to run."""
+        now = perf_counter()
+        histogram = self.queuing if batched else self.waiting
+        counts = histogram.counts
+        total = 0.0
+        for task in tasks:
+            waited = now - task.arrived
+            total += waited
+            counts[bisect_left(QUEUING_BOUNDS, waited)] += 1
+        histogram.total += total
+        if batched:
+            sizes = self.tasks
+            for task in tasks:
+                rows = task.rows
+                if rows in sizes:
+                    sizes[rows] += 1
+                else:
+                    sizes[_rounded(rows, sizes)] += 1
+
+    def succeeded(self, tasks: Sequence[Task]) -> None:
+        """Count requests that have just been answered with success."""
+        now = perf_counter()
+        api = ""
+        for task in tasks:
+            if task.api != api:
+                api = task.api
+                histogram = self.runtime_of(api)
+                counts = histogram.counts
+            seconds = now - task.arrived
+            counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            histogram.total += seconds
+
+    def failed(self, code: StatusCode) -> None:
+        """Count a request that was answered with an error."""
+        self._errors[code] += 1
 
     def batch(self, rows: int, padding: int, run_ns: int) -> None:
-        """Count a run: its rows, those added as padding, and how long the graph ran (ns)."""
-        self._batch_sizes[rows] += 1
-        self._padding_rows += padding
-        self._run_ns += run_ns
+        """Count a run of joined requests: its rows, those added as padding, how long the graph ran (ns)."""
+        key = (rows, padding)
+        if key not in self.batches and len(self.batches) >= _MAX_SIZES:
+            key = (_power_of_two(rows), _power_of_two(padding))
+        self.batches[key] += 1
+        self.run_ns += run_ns
+
+    def alone(self, rows: int, run_ns: int) -> None:
+        """Count a run of a request by itself: its rows, and how long the graph ran (ns)."""
+        self.single[_rounded(rows, self.single)] += 1
+        self.run_ns += run_ns
+
+    def sizes(self) -> Counter[int]:
+        """Return how many runs had so many rows."""
+        found = Counter(self.single)
+        for (rows, _), count in self.batches.items():
+            found[rows] += count
+        return found
+
+    def padding_rows(self) -> int:
+        """Return the rows added as padding."""
+        return sum(padding * count for (_, padding), count in self.batches.items())
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as a JSON object; latency buckets are (upper bound in us, count), the last one open."""
-        bounds: list[float | None] = [*LATENCY_BOUNDS_US, None]
+        latency = merged(self.runtime.values(), LATENCY_BOUNDS)
+        bounds: list[float | None] = [*(bound * 1e6 for bound in LATENCY_BOUNDS), None]
+        requests = Counter(self._errors)
+        if latency.count:
+            requests[StatusCode.OK] = latency.count
+        sizes = self.sizes()
         return {
-            "requests": {code.name: count for code, count in self._requests.items()},
+            "requests": {code.name: count for code, count in requests.items()},
             "latency_us": {
-                "count": sum(self._buckets),
-                "sum": self._latency_sum_us,
-                "buckets": [list(pair) for pair in zip(bounds, self._buckets, strict=True)],
+                "count": latency.count,
+                "sum": latency.total * 1e6,
+                "buckets": [list(pair) for pair in zip(bounds, latency.counts, strict=True)],
             },
             "batches": {
-                "count": sum(self._batch_sizes.values()),
-                "rows": sum(size * count for size, count in self._batch_sizes.items()),
-                "padding_rows": self._padding_rows,
-                "run_us": self._run_ns / 1000,
-                "sizes": {str(size): count for size, count in sorted(self._batch_sizes.items())},
+                "count": sum(sizes.values()),
+                "rows": sum(size * count for size, count in sizes.items()),
+                "padding_rows": self.padding_rows(),
+                "run_us": self.run_ns / 1000,
+                "sizes": {str(size): count for size, count in sorted(sizes.items())},
             },
         }
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length() if number else 0
+
+
+def _rounded(rows: int, known: Counter[int]) -> int:
+    """Return the number of rows to count under."""
+    return rows if rows in known or len(known) < _MAX_SIZES else _power_of_two(rows)

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 #: How long the loss of one lane waits for the news that the worker as a whole has ended. Seconds.
 _LANE_LOSS_SECONDS: Final = 1.0
 
+#: A transport gives a request up when its deadline has come, give or take the clocks' steps. Seconds.
+_LATE_SECONDS: Final = 0.005
+
 
 class Scheduler:
     """Runs the requests of one version on its lanes.
@@ -127,6 +130,10 @@ class Scheduler:
     def cancel(self, task: Task) -> None:
         """Forget a request: taken out if it waits, its answer dropped if it runs."""
         if task.cancel():
+            if task.whole is None:
+                late = task.deadline is not None and self._loop.time() >= task.deadline - _LATE_SECONDS
+                code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+                self._statistics.requests(task.signature.name).ended[code] += 1
             self._leave_queue(task)
             for piece in task.pieces:
                 self.cancel(piece)
@@ -212,6 +219,7 @@ class Scheduler:
     def _start(self, lane: FrontLane, batch: Batch) -> None:
         for task in batch.tasks:
             task.batch = None
+        self._statistics.started(batch.tasks, batched=batch.batched)
         batch.sent_rows = self._padded(batch)
         try:
             places = assemble(batch.tasks, batch.sent_rows, lane.requests, batched=batch.batched)
@@ -255,7 +263,7 @@ class Scheduler:
         if len(wanted) < len(outputs):
             outputs = {alias: outputs[alias] for alias in wanted}
         if not batch.batched:
-            self._statistics.batch(rows_unbatched(batch.tasks[0]), 0, answer.run_ns)
+            self._statistics.alone(rows_unbatched(batch.tasks[0]), answer.run_ns)
             parts = [outputs]
         else:
             self._statistics.batch(batch.rows, batch.sent_rows - batch.rows, answer.run_ns)
@@ -264,12 +272,11 @@ class Scheduler:
             except ServingError as error:
                 self._finish(batch, error)
                 return
-        now = self._loop.time()
-        created = []
+        answered = []
         for task, part in zip(batch.tasks, parts, strict=True):
             if task.finish(part, None) and task.whole is None:
-                created.append(task.created)
-        self._statistics.successes(created, now)
+                answered.append(task)
+        self._statistics.succeeded(answered)
         self._pending -= len(batch.tasks)
         self._check_idle()
 
@@ -296,8 +303,10 @@ class Scheduler:
 
     def _settle(self, task: Task, outputs: dict[str, Array] | None, error: ServingError | None) -> None:
         if task.finish(outputs, error) and task.whole is None:
-            code = StatusCode.OK if error is None else error.code
-            self._statistics.request(code, self._loop.time() - task.created)
+            if error is None:
+                self._statistics.succeeded((task,))
+            else:
+                self._statistics.failed(error.code)
 
     def _lane_closed(self, lane: FrontLane) -> None:
         if lane in self._free:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from serving_server.errors import ServingError
 from serving_server.signatures import Signature
@@ -35,7 +36,11 @@ class Task:
     whole : Task or None
         The larger request that it is a part of; only that one counts in the statistics and has a deadline to watch.
     created : float
-        When it came, on the loop's clock.
+        When it came, on the loop's clock, which uvloop keeps to milliseconds; batches wait by it.
+    arrived : float
+        The same by `time.perf_counter`; statistics count by it.
+    api : str
+        ``Predict``, ``Classify``, ``Regress`` or ``MultiInference``, whichever way it came.
     pieces : sequence of Task
         What it was cut into, when it is larger than a batch (see `serving_server.batching.splitting`).
     batch : object or None
@@ -44,6 +49,8 @@ class Task:
 
     __slots__ = (
         "_on_done",
+        "api",
+        "arrived",
         "batch",
         "created",
         "deadline",
@@ -63,6 +70,7 @@ class Task:
         created: float,
         deadline: float | None,
         on_done: OnDone,
+        api: str = "Predict",
     ) -> None:
         self.signature = signature
         self.inputs = inputs
@@ -73,6 +81,8 @@ class Task:
         self.pieces: Sequence[Task] = ()
         self.created = created
         self.deadline = deadline
+        self.api = api
+        self.arrived = perf_counter()
         self._on_done: OnDone | None = on_done
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, Final
 
 from serving_server.errors import UnavailableError
@@ -77,19 +78,30 @@ class GrpcHttp2Transport:
 
     def _predict(self, data: bytes | bytearray, call: Call) -> Cancel | None:
         # The services' Predict, but messages that differ from an earlier one in their numbers only are not parsed.
+        started = perf_counter()
+        found = self._templates.match(data)
+        if found is None:
+            return self._predict_parsed(data, call, started)
+        template, arrays = found
+        name = template.spec[0]
         try:
-            found = self._templates.match(data)
-            if found is None:
-                return self._predict_parsed(data, call)
-            template, arrays = found
             resolved = self._inference.signature(*template.spec, template.signature)
-            return self._services.run(call, template.spec[0], resolved, arrays, template.output_filter)
+            return self._services.run(call, name, resolved, arrays, template.output_filter, started)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            self._services.refuse(call, name, "Predict", error)
+            return None
+
+    def _predict_parsed(self, data: Any, call: Call, started: float) -> Cancel | None:
+        try:
+            request = codec.decode(messages.PredictRequest, data)
         except Exception as error:  # noqa: BLE001 - told to the client
             fail(call, error)
             return None
-
-    def _predict_parsed(self, data: Any, call: Call) -> Cancel:
-        request = codec.decode(messages.PredictRequest, data)
-        resolved, arrays = codec.predict_inputs(self._inference, request)
-        self._templates.learn(data, request, arrays)
-        return self._services.run(call, request.model_spec.name, resolved, arrays, request.output_filter)
+        name = request.model_spec.name
+        try:
+            resolved, arrays = codec.predict_inputs(self._inference, request)
+            self._templates.learn(data, request, arrays)
+            return self._services.run(call, name, resolved, arrays, request.output_filter, started)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            self._services.refuse(call, name, "Predict", error)
+            return None

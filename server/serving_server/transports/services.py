@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from serving_server.errors import InternalError, ServingError, StatusCode, UnimplementedError
+from serving_server.errors import InternalError, ServingError, StatusCode
+from serving_server.example_inference import ExampleInference
 from serving_server.inference import Inference, Resolved
+from serving_server.metrics.requests import Requests
 from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
+from serving_server.transports.example_methods import ExampleMethods
 from serving_server.wire import messages
 
 if TYPE_CHECKING:
     from serving_server.http2.routing import Receiver
 
-__all__ = ["Cancel", "Method", "OpenStream", "Services", "StreamCall", "UnaryCall", "fail"]
+__all__ = ["Cancel", "Method", "OpenStream", "Services", "StreamCall", "UnaryCall", "code_of", "fail"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,10 @@ class Services:
     inference : Inference
     tensor_content : bool
         Answer Predict with `tensor_content` instead of typed fields.
+    examples : ExampleInference, optional
+        What answers Classify, Regress and MultiInference; None for one without options.
+    requests : Requests, optional
+        Where requests count that reach no signature.
 
     Attributes
     ----------
@@ -79,18 +87,26 @@ class Services:
         By path.
     """
 
-    def __init__(self, inference: Inference, *, tensor_content: bool) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        tensor_content: bool,
+        examples: ExampleInference | None = None,
+        requests: Requests | None = None,
+    ) -> None:
         self.inference = inference
+        self.requests = requests or Requests()
         self._tensor_content = tensor_content
         methods: dict[str, Method] = {
             f"/{PREDICTION_SERVICE}/Predict": self._predict,
-            f"/{PREDICTION_SERVICE}/Classify": _not_yet("Classify"),
-            f"/{PREDICTION_SERVICE}/Regress": _not_yet("Regress"),
-            f"/{PREDICTION_SERVICE}/MultiInference": _not_yet("MultiInference"),
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self._metadata,
             f"/{MODEL_SERVICE}/GetModelStatus": self._status,
             f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self._reload,
         }
+        examples = examples or ExampleInference(inference.servable, check_method_names=False)
+        for name, method in ExampleMethods(examples, self.refuse, fail).methods().items():
+            methods[f"/{PREDICTION_SERVICE}/{name}"] = method
         self.unary: Mapping[str, Method] = {path: _guarded(method) for path, method in methods.items()}
         self.streaming: Mapping[str, OpenStream] = {}
         #: The value of an int64 metric by name, None for an unknown one; a reload tells by how much it rose.
@@ -98,9 +114,25 @@ class Services:
         self._reloads: set[asyncio.Task[None]] = set()
 
     def run(
-        self, call: UnaryCall, name: str, resolved: Resolved, arrays: dict[str, Array], output_filter: Sequence[str]
+        self,
+        call: UnaryCall,
+        name: str,
+        resolved: Resolved,
+        arrays: dict[str, Array],
+        output_filter: Sequence[str],
+        started: float,
     ) -> Cancel:
-        """Run a signature for a Predict call, `name` being the model's as asked for, and answer the call.
+        """Run a signature for a Predict call and answer it.
+
+        Parameters
+        ----------
+        call : UnaryCall
+        name : str
+            The model's as asked for.
+        resolved, arrays, output_filter
+            As for `Inference.predict`.
+        started : float
+            When the request came, by `time.perf_counter`.
 
         Raises
         ------
@@ -108,25 +140,41 @@ class Services:
             When the request does not fit the signature or cannot be queued.
         """
         tensor_content = self._tensor_content
+        cell = resolved.requests.predict
 
         def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             # The arrays are only good inside this call, so the response is made here.
             if outputs is None:
-                fail(call, error or InternalError("no outputs and no error"))
+                error = error or InternalError("no outputs and no error")
+                cell.failed(error.code)
+                fail(call, error)
                 return
             try:
                 answer = codec.encode_predict(name, resolved, outputs, tensor_content=tensor_content)
             except Exception as problem:  # noqa: BLE001 - it is this call's error and must not reach the scheduler
+                cell.failed(code_of(problem))
                 fail(call, problem)
             else:
+                cell.succeeded(started)
                 call.answer(answer)
 
         return self.inference.predict(resolved, arrays, output_filter, call.deadline, on_done)
 
-    def _predict(self, data: Any, call: UnaryCall) -> Cancel:
+    def refuse(self, call: UnaryCall, model: str, api: str, error: Exception) -> None:
+        """Answer a call of inference that did not get as far as to run, and count it."""
+        self.requests.cell(model, api, "GRPC").failed(code_of(error))
+        fail(call, error)
+
+    def _predict(self, data: Any, call: UnaryCall) -> Cancel | None:
+        started = perf_counter()
         request = codec.decode(messages.PredictRequest, data)
-        resolved, arrays = codec.predict_inputs(self.inference, request)
-        return self.run(call, request.model_spec.name, resolved, arrays, request.output_filter)
+        name = request.model_spec.name
+        try:
+            resolved, arrays = codec.predict_inputs(self.inference, request)
+            return self.run(call, name, resolved, arrays, request.output_filter, started)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            self.refuse(call, name, "Predict", error)
+            return None
 
     def _metadata(self, data: Any, call: UnaryCall) -> None:
         call.answer(codec.encode_metadata(self.inference, codec.decode(messages.GetModelMetadataRequest, data)))
@@ -163,6 +211,11 @@ class Services:
         call.answer(response.SerializeToString())
 
 
+def code_of(error: BaseException) -> StatusCode:
+    """Return the status code that an error is told with."""
+    return error.code if isinstance(error, ServingError) else StatusCode.INTERNAL
+
+
 def fail(call: UnaryCall, error: BaseException) -> None:
     """Answer with one of our errors; whatever else flies is a bug, told as INTERNAL and logged."""
     if isinstance(error, ServingError):
@@ -174,13 +227,6 @@ def fail(call: UnaryCall, error: BaseException) -> None:
 
 def _no_metric(_name: str) -> None:
     """Stand in until there are metrics."""
-
-
-def _not_yet(name: str) -> Method:
-    def refuse(_data: Any, _call: UnaryCall) -> None:
-        raise UnimplementedError(f"{name} is not supported yet; Predict is")
-
-    return refuse
 
 
 def _guarded(method: Method) -> Method:

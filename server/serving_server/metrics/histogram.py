@@ -1,0 +1,75 @@
+"""Histograms that cost two additions per value."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+__all__ = ["LATENCY_BOUNDS", "Histogram", "exponential", "merged"]
+
+
+def exponential(scale: float, growth: float, count: int) -> tuple[float, ...]:
+    """Return `count` upper bounds: ``scale * growth**i``, as TensorFlow's `monitoring::Buckets::Exponential`."""
+    return tuple(scale * growth**i for i in range(count))
+
+
+#: Upper bounds of latencies, in seconds: 10 us x 1.8^i, 33 of them (to about 20 minutes), as TensorFlow Serving's
+#: request_latency has.
+LATENCY_BOUNDS = tuple(bound / 1e6 for bound in exponential(10, 1.8, 33))
+
+
+class Histogram:
+    """How many values fell between given bounds.
+
+    A value counts for the first bound that is not below it, as ``le`` means in Prometheus. TensorFlow's own samplers
+    put a value that equals a bound into the bucket above, which shows for whole numbers only.
+
+    Parameters
+    ----------
+    bounds : sequence of float
+        Increasing upper bounds; values above the last have a bucket of their own.
+
+    Attributes
+    ----------
+    counts : list of int
+        One more than bounds.
+    total : float
+        Sum of the values.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def merge(self, other: Histogram) -> None:
+        """Add what another one of the same bounds has counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+    @property
+    def count(self) -> int:
+        """Values counted."""
+        return sum(self.counts)
+
+    def scaled(self, factor: float, bounds: Sequence[float] | None = None) -> Histogram:
+        """Return the same histogram in another unit; `bounds` are given where multiplying would lose digits."""
+        copy = Histogram(tuple(bound * factor for bound in self.bounds) if bounds is None else bounds)
+        copy.counts = list(self.counts)
+        copy.total = self.total * factor
+        return copy
+
+
+def merged(histograms: Iterable[Histogram], bounds: Sequence[float]) -> Histogram:
+    """Return the sum of histograms that have these bounds."""
+    whole = Histogram(bounds)
+    for histogram in histograms:
+        whole.merge(histogram)
+    return whole

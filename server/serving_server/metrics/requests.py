@@ -1,0 +1,91 @@
+"""Requests by what they asked for and how they ended.
+
+A request that reached a signature counts in that signature's `SignatureRequests`; one that named no loaded version, or
+asked for something else than inference, in `Requests`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from time import perf_counter
+from typing import Final
+
+from serving_server.errors import StatusCode
+from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram
+
+__all__ = ["MAX_NAMES", "OTHER", "RequestCell", "Requests", "SignatureRequests"]
+
+#: Model names that clients made up and that have a series of their own; the others are counted under `OTHER`.
+MAX_NAMES: Final = 256
+OTHER: Final = "(other)"
+
+
+class RequestCell(Histogram):
+    """Requests of one kind: how long the good ones took (s), how many failed with which code."""
+
+    __slots__ = ("errors",)
+
+    def __init__(self) -> None:
+        super().__init__(LATENCY_BOUNDS)
+        self.errors: Counter[StatusCode] = Counter()
+
+    def succeeded(self, started: float) -> None:
+        """Count a request answered with success now, by when it came (`time.perf_counter`)."""
+        seconds = perf_counter() - started
+        self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        self.total += seconds
+
+    def failed(self, code: StatusCode) -> None:
+        """Count a request answered with an error."""
+        self.errors[code] += 1
+
+
+class SignatureRequests:
+    """Requests of one signature of one version, by (API, entrypoint) in TensorFlow Serving's spelling.
+
+    Attributes
+    ----------
+    predict, rest_predict : RequestCell
+        The kinds that requests come in by the ten thousands per second, without a look-up.
+    cells : dict of (str, str) to RequestCell
+        All kinds, these two among them.
+    ended : Counter of StatusCode
+        Requests that ended before they had an answer: cancelled, or their time ran out in the transport.
+    """
+
+    __slots__ = ("cells", "ended", "predict", "rest_predict")
+
+    def __init__(self) -> None:
+        self.predict = RequestCell()
+        self.rest_predict = RequestCell()
+        self.cells = {("Predict", "GRPC"): self.predict, ("predict", "REST"): self.rest_predict}
+        self.ended: Counter[StatusCode] = Counter()
+
+    def cell(self, api: str, entrypoint: str) -> RequestCell:
+        """Return where requests of a kind count."""
+        found = self.cells.get((api, entrypoint))
+        if found is None:
+            found = self.cells[api, entrypoint] = RequestCell()
+        return found
+
+
+class Requests:
+    """Requests that no signature counts."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str, str], RequestCell] = {}
+        self._names: set[str] = set()
+
+    def cell(self, model: str, api: str, entrypoint: str) -> RequestCell:
+        """Return where requests of a kind count; `model` is what the client wrote."""
+        key = (model, api, entrypoint)
+        found = self.cells.get(key)
+        if found is None:
+            if model not in self._names:
+                if len(self._names) >= MAX_NAMES:
+                    key = (OTHER, api, entrypoint)
+                else:
+                    self._names.add(model)
+            found = self.cells.setdefault(key, RequestCell())
+        return found
