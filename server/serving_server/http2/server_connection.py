@@ -110,6 +110,8 @@ class ServerConnection(CallRunner):
                 self.output.send(_HTTP_1_ANSWER)
                 self._close()
                 return 0
+            if any(method.startswith(data) for method in _HTTP_1_METHODS):
+                return 0  # the rest of the word will tell
             self._greet()
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
         if len(data) < len(PREFACE) + 9:
