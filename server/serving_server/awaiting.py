@@ -78,7 +78,7 @@ def outcome(manager: Manager, model: str, problem: str | None, *, patient: bool)
     bool or ModelFailure
         True: it answers. False: not known yet.
     """
-    if model not in manager.model_names():
+    if not manager.has(model):
         return ModelFailure(model, None, AbortedError("it was removed by a later change"))
     if manager.serving_version(model) is not None:
         return True
@@ -131,22 +131,29 @@ async def wait_until_available(
     ModelsUnavailableError
         When it is known of each model what has become of it, or at the end of the time; naming all that do not answer.
     """
-    pending = set(models)
+    pending = sorted(set(models), reverse=True)
     failures: dict[str, ModelFailure] = {}
 
     def settled() -> bool:
-        for model in sorted(pending):
-            result = outcome(manager, model, problem(model), patient=patient)
-            if result is not False:
-                pending.discard(model)
-                if isinstance(result, ModelFailure):
-                    failures[model] = result
-        return not pending
+        # Asked after each of thousands of changes, so it stops at the first model that is not.
+        while pending:
+            result = outcome(manager, pending[-1], problem(pending[-1]), patient=patient)
+            if result is False:
+                return False
+            if isinstance(result, ModelFailure):
+                failures[pending[-1]] = result
+            pending.pop()
+        return True
 
     try:
         await manager.wait_for(settled, timeout)
     except DeadlineExceededError:
-        for model in sorted(pending):
+        for model in pending:
+            if (seen := outcome(manager, model, problem(model), patient=False)) is True:
+                continue
+            if isinstance(seen, ModelFailure):
+                failures[model] = seen
+                continue
             failures[model] = ModelFailure(model, *_last_seen(manager, model, problem(model), timeout))
     if failures:
         raise ModelsUnavailableError([failures[model] for model in sorted(failures)], what)

@@ -227,6 +227,11 @@ class Manager:
         """Return the models that were added and not removed, sorted."""
         return sorted(name for name, entry in self._models.items() if not entry.removed)
 
+    def has(self, model: str) -> bool:
+        """Whether the model was added and not removed."""
+        entry = self._models.get(model)
+        return entry is not None and not entry.removed
+
     def versions(self, model: str) -> list[VersionView]:
         """Return every version the server has known since its start, highest first; also of a removed model."""
         entry = self._models.get(model)
