@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from serving_server.rest.http1_messages import CONTINUE, Limits, Request, Response, encode_response
-from serving_server.rest.http1_reader import Incoming, RequestReader
+from serving_server.rest.http1_reader import RequestReader
 from serving_server.rest.json_out import encode_error
 
 __all__ = ["Connection", "Handler", "Owner"]
@@ -56,17 +56,12 @@ class _Slot:
 
     __slots__ = ("answered", "cancel", "connection", "head_only", "keep_alive", "owner", "request", "wire")
 
-    def __init__(self, owner: Connection, incoming: Incoming | None) -> None:
+    def __init__(self, owner: Connection, request: Request | None, keep_alive: bool, connection: bytes) -> None:
         self.owner = owner
-        if incoming is None:
-            self.request: Request | None = None
-            self.head_only = self.keep_alive = False
-            self.connection = b"close"
-        else:
-            self.request = request = incoming.request
-            self.head_only = request.method == "HEAD"
-            self.keep_alive = incoming.keep_alive
-            self.connection = incoming.connection
+        self.request = request
+        self.head_only = request is not None and request.method == "HEAD"
+        self.keep_alive = keep_alive
+        self.connection = connection
         self.answered = False
         self.wire: tuple[bytes, bytes] | None = None
         self.cancel: Callable[[], None] | None = None
@@ -146,26 +141,18 @@ class Connection(asyncio.Protocol):
             return  # the rest of a refused request, or bytes behind the last one
         if self._answer:
             self.send_answer()
+        quiet = self._may_pipeline and not (self._slots or self._write_paused)
+        if quiet:
+            found = reader.read_only(data)
+            if found is not None:
+                self._start_only(_Slot(self, found[0], True, found[1]))
+                return
         begun = reader.begun
         reader.feed(data)
         complete = reader.complete
-        if (
-            len(complete) == 1
-            and self._may_pipeline
-            and not (self._slots or reader.receiving or self._write_paused)
-            and reader.refusal is None
-        ):
-            # The usual case: one request on a quiet connection; what follows is `_take` and `_pump` for just this.
-            slot = _Slot(self, complete.pop())
-            self._slots.append(slot)
-            self._deadline = math.inf
-            self._busy = True
-            try:
-                self._start(slot)
-            finally:
-                self._busy = False
-            if slot.answered:
-                self._pump()
+        if quiet and len(complete) == 1 and not reader.receiving and reader.refusal is None:
+            incoming = complete.pop()
+            self._start_only(_Slot(self, incoming.request, incoming.keep_alive, incoming.connection))
             return
         self._take()
         if reader.receiving and reader.begun != begun:
@@ -174,17 +161,29 @@ class Connection(asyncio.Protocol):
 
     # --- requests and answers
 
+    def _start_only(self, slot: _Slot) -> None:
+        """Start the one request of a quiet connection, the usual case: `_take` and `_pump` for just this."""
+        self._slots.append(slot)
+        self._deadline = math.inf
+        self._busy = True
+        try:
+            self._start(slot)
+        finally:
+            self._busy = False
+        if slot.answered:
+            self._pump()
+
     def _take(self) -> None:
         """Queue what the reader has read."""
         reader = self._reader
         for incoming in reader.complete:
-            slot = _Slot(self, incoming)
+            slot = _Slot(self, incoming.request, incoming.keep_alive, incoming.connection)
             self._slots.append(slot)
             self._waiting.append(slot)
         reader.complete.clear()
         if reader.refusal is not None:
             # Answered in turn, behind the requests that came before.
-            slot = _Slot(self, None)
+            slot = _Slot(self, None, False, b"close")
             slot.answered = True
             response = Response(reader.refusal.status, encode_error(reader.refusal.message))
             slot.wire = encode_response(response, head_only=False, connection=b"close")

@@ -131,17 +131,30 @@ class _Heads:
     """Heads of answers up to Content-Length, as long as their Date is right."""
 
     def __init__(self) -> None:
-        self._second = 0
+        self._until = 0.0
         self._date = b""
+        self._last: tuple[int, str, Sequence[tuple[str, str]], bytes] = (0, "", (), b"")
+        self._last_head = b""
         self._heads: dict[tuple[int, str, Sequence[tuple[str, str]], bytes], bytes] = {}
 
     def get(self, response: Response, connection: bytes) -> bytes:
-        second = int(time.time())
-        if second != self._second or len(self._heads) > _MAX_HEADS:
-            self._second = second
+        now = time.time()
+        fields = response.headers
+        if not self._until - 1 <= now < self._until or len(self._heads) > _MAX_HEADS:
+            second = int(now)
+            self._until = second + 1.0
             self._date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
             self._heads.clear()
-        fields = response.headers
+        else:
+            # Nearly every answer has the head of the one before; its parts are then the very same objects.
+            last = self._last
+            if (
+                last[1] is response.content_type
+                and last[2] is fields
+                and last[3] is connection
+                and last[0] == response.status
+            ):
+                return self._last_head
         key = (response.status, response.content_type, fields if type(fields) is tuple else tuple(fields), connection)
         head = self._heads.get(key)
         if head is None:
@@ -150,6 +163,7 @@ class _Heads:
             if connection:
                 parts.append(b"Connection: %b\r\n" % connection)
             head = self._heads[key] = b"".join(parts)
+        self._last, self._last_head = key, head
         return head
 
 

@@ -74,6 +74,24 @@ class RequestReader:
         self._parts: list[bytes] = []
         self._body_bytes = 0
 
+    def read_only(self, data: bytes) -> tuple[Request, bytes] | None:
+        """Read `data` if it is exactly one request whose head has come before, and nothing else is under way.
+
+        Returns
+        -------
+        request, connection
+            The latter is the value of the answer's Connection header, or empty; the connection is kept. None when
+            `feed` must look at the data: nothing has been read.
+        """
+        head = self._repeated
+        if head is None or self.receiving or self._idle_bytes or self.complete:
+            return None
+        request = head.only(data, self._limits.max_body_bytes)
+        if request is None:
+            return None
+        self.begun += 1
+        return request, head.connection
+
     def feed(self, data: bytes) -> None:
         """Parse what came; never raises."""
         if self.ended:
@@ -165,7 +183,7 @@ class RequestReader:
         if self._head_done:
             return  # a trailer
         key = name.lower().decode("latin-1")
-        text = value.decode("latin-1")
+        text = value.decode("latin-1").strip(" \t")  # the parser leaves a tab behind the value
         earlier = self._headers.get(key)
         self._headers[key] = text if earlier is None else f"{earlier}, {text}"
 

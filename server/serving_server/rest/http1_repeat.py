@@ -31,7 +31,19 @@ class RepeatedHead:
         Value of the answer's Connection header, or empty.
     """
 
-    __slots__ = ("_before", "_behind", "_digits", "_headers", "_method", "_target", "connection")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_digits",
+        "_headers",
+        "_last",
+        "_last_body",
+        "_last_end",
+        "_last_headers",
+        "_method",
+        "_target",
+        "connection",
+    )
 
     def __init__(self, before: bytes, digits: bytes | None, behind: bytes, request: Request, connection: bytes) -> None:
         self._before = before  # up to the number of Content-Length, or all of it
@@ -41,6 +53,11 @@ class RepeatedHead:
         self._target = request.target
         self._headers = request.headers
         self.connection = connection
+        # The whole head as it came last: a client whose bodies are of one length sends just this again.
+        self._last = before if digits is None else before + digits + behind
+        self._last_body = len(self._last)
+        self._last_end = self._last_body + (0 if digits is None else int(digits))
+        self._last_headers = request.headers
 
     @classmethod
     def learn(cls, data: bytes, request: Request, connection: bytes) -> Self | None:
@@ -70,6 +87,20 @@ class RepeatedHead:
         if found is None or int(found[1]) != len(request.body):
             return None
         return cls(head[: found.start(1)], found[1], head[found.end(1) :], request, connection)
+
+    def only(self, data: bytes, max_body: int) -> Request | None:
+        """Return the request that `data` is from its first byte to its last; None unless its head is this one."""
+        if len(data) == self._last_end and data.startswith(self._last):
+            return Request(self._method, self._target, self._last_headers, data[self._last_body :])
+        found = self.match(data, 0, max_body)
+        if found is None or found[1] != len(data):
+            return None
+        request = found[0]
+        self._last_headers = request.headers
+        self._last_end = len(data)
+        self._last_body = len(data) - len(request.body)
+        self._last = data[: self._last_body]
+        return request
 
     def match(self, data: bytes, at: int, max_body: int) -> tuple[Request, int] | None:
         """Return the whole request that begins at `at` and the offset behind it; None unless its head is this one."""
