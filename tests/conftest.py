@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks, models
+from tests.certificates import make_certificates
 from tests.servers import DEFAULT_TRANSPORT, TRANSPORTS, ServerProcess, SharedServer
 
 
@@ -68,6 +69,12 @@ def models_dir(pytestconfig: pytest.Config) -> Path:
     return models.cached(pytestconfig.cache.mkdir("serving-models"))
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of `tests.certificates.make_certificates`: `<name>.pem` and `<name>.key`."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
 @pytest.fixture
 def model_copy(models_dir: Path, tmp_path: Path) -> Callable[..., Path]:
     """`model_copy(name, version=1, as_version=None, base=None)` publishes a version as an export does.
@@ -110,7 +117,8 @@ def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         def get(transport: str = DEFAULT_TRANSPORT) -> SharedServer:
             if transport not in started:
                 directory = tmp_path_factory.mktemp(f"shared-server-{transport}")
-                process = SharedServer(models_dir, f"--grpc_transport={transport}", directory=directory)
+                flags = (f"--grpc_transport={transport}", f"--grpc_socket_path={directory / 'grpc.sock'}")
+                process = SharedServer(models_dir, *flags, directory=directory)
                 stack.callback(process.stop)
                 process.start()
                 leaks.allow(process.pid)
@@ -141,3 +149,17 @@ def both_servers(shared_servers: Callable[..., SharedServer]) -> dict[str, Share
 def grpc_server(request: pytest.FixtureRequest, shared_servers: Callable[..., SharedServer]) -> SharedServer:
     """`shared_server` once on each gRPC transport: every test that is about gRPC runs on both."""
     return shared_servers(request.param)
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def configured_server(
+    request: pytest.FixtureRequest, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server started with an empty list of models, on each transport; its tests give it models by reloads."""
+    directory = tmp_path_factory.mktemp(f"configured-{request.param}")
+    file = directory / "models.config"
+    file.write_text("model_config_list {}")
+    flags = (f"--model_config_file={file}", "--max_num_load_retries=0", f"--grpc_transport={request.param}")
+    with ServerProcess(*flags, directory=directory) as process:
+        leaks.allow(process.pid)
+        yield process

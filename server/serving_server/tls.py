@@ -137,8 +137,8 @@ def _check_certificates(pem: bytes, what: str) -> None:
 
 
 def _key_problem(error: ssl.SSLError) -> str:
-    # A key of another kind than the certificate (RSA, EC) leaves OpenSSL without a key for it.
-    if error.reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_PRIVATE_KEY_ASSIGNED"}:
+    # OpenSSL keeps a pair for each kind of key (RSA, EC); a key of another kind than the certificate's is half a pair.
+    if error.reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
         return "server_key is not the key of server_cert"
     if error.reason in {"EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "CA_KEY_TOO_SMALL"}:
         return f"server_cert is too weak for OpenSSL ({error.reason})"

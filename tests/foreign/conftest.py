@@ -1,26 +1,19 @@
-"""The servers of the foreign clients: each gRPC transport, without TLS and with it."""
+"""The servers of the foreign clients: each gRPC transport, without TLS, with it, and with certificates of clients."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import leaks
+from tests.certificates import ssl_config
 from tests.servers import TRANSPORTS, SharedServer
 
-
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-    """Of "localhost" and 127.0.0.1, signed by itself."""
-
-    path: Path
-    key: Path
+TARGETS = [name + tls for name in TRANSPORTS for tls in ("", "-tls", "-mtls")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,52 +22,84 @@ class Target:
 
     Attributes
     ----------
-    endpoint : str
-        host:port of gRPC.
-    certificate : Path or None
-        What to trust; None: no TLS.
+    server : SharedServer
+    authority : Path or None
+        Certificate to trust; None: no TLS.
+    pair : tuple of Path or None
+        Certificate and key of the client; None: it needs none.
     """
 
-    endpoint: str
-    certificate: Path | None
+    server: SharedServer
+    authority: Path | None = None
+    pair: tuple[Path, Path] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """host:port"""
+        return self.server.grpc_endpoint
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket."""
+        return self.server.directory / "grpc.sock"
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.authority else "http"
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.certificate else 'http'}://{self.endpoint}"
+        return f"{self.scheme}://{self.endpoint}"
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Certificate(folder / "certificate.pem", folder / "key.pem")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", made.key]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command: list[Any] = ["openssl", "req", "-x509", *key, *names, "-days", "2", "-out", made.path]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return made
-
-
-@pytest.fixture(scope="session", params=[name + tls for name in TRANSPORTS for tls in ("", "-tls")])
-def target(
-    request: pytest.FixtureRequest,
+def targets(
     shared_servers: Callable[..., SharedServer],
-    certificate: Certificate,
+    certificates: Path,
     models_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Target]:
-    """Each transport, without TLS and with it."""
-    transport, _, tls = request.param.partition("-")
-    if not tls:
-        yield Target(shared_servers(transport).grpc_endpoint, None)
-        return
-    server = SharedServer(
-        models_dir,
-        f"--grpc_transport={transport}",
-        directory=tmp_path_factory.mktemp(f"tls-server-{transport}"),
-        command=(sys.executable, str(Path(__file__).with_name("tls_server.py"))),
-        env={"SERVING_TEST_CERTIFICATE": str(certificate.path), "SERVING_TEST_KEY": str(certificate.key)},
-    )
-    with server:
-        leaks.allow(server.pid)
-        server.serve("half_plus_two")
-        yield Target(server.grpc_endpoint, certificate.path)
+) -> Iterator[Callable[[str], Target]]:
+    """`targets("own-mtls")` is that target; its server starts when it is first asked for."""
+    started: dict[str, SharedServer] = {}
+    with contextlib.ExitStack() as stack:
+
+        def secured(name: str, transport: str, *, mutual: bool) -> SharedServer:
+            if name not in started:
+                directory = tmp_path_factory.mktemp(name)
+                config = directory / "ssl.pbtxt"
+                config.write_text(ssl_config(certificates, mutual=mutual))
+                server = SharedServer(
+                    models_dir,
+                    f"--grpc_transport={transport}",
+                    f"--ssl_config_file={config}",
+                    f"--grpc_socket_path={directory / 'grpc.sock'}",
+                    directory=directory,
+                )
+                stack.callback(server.stop)
+                server.start()
+                leaks.allow(server.pid)
+                server.serve("half_plus_two")
+                started[name] = server
+            return started[name]
+
+        def get(name: str) -> Target:
+            transport, _, tls = name.partition("-")
+            if not tls:
+                return Target(shared_servers(transport))
+            mutual = tls == "mtls"
+            pair = (certificates / "client.pem", certificates / "client.key") if mutual else None
+            return Target(secured(name, transport, mutual=mutual), certificates / "ca.pem", pair)
+
+        yield get
+
+
+@pytest.fixture(scope="session", params=TARGETS)
+def target(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> Target:
+    """Each transport: without TLS, with it, and with certificates of clients."""
+    return targets(request.param)
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def mutual(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> Target:
+    """The targets that want certificates of clients."""
+    return targets(f"{request.param}-mtls")

@@ -15,7 +15,7 @@ import pytest
 
 from serving_server.tensors import to_array, to_proto
 from serving_server.wire.messages import PredictRequest, PredictResponse
-from tests.foreign.conftest import Target
+from tests.foreign.conftest import TARGETS, Target
 from tests.foreign.raw import PREDICT, framed
 from tests.servers import SharedServer
 
@@ -81,14 +81,19 @@ _NOT_FOUND = "Servable not found for request: Latest(absent)"
 class _Curl:
     """curl as a gRPC client: HTTP/2 at once, or by ALPN."""
 
-    def __init__(self, target: Target, tmp_path: Path) -> None:
+    def __init__(self, target: Target, tmp_path: Path, *more: str | Path) -> None:
         self._out, self._head = tmp_path / "out", tmp_path / "head"
-        how = ["--cacert", target.certificate, "--http2"] if target.certificate else ["--http2-prior-knowledge"]
+        how: list[str | Path] = ["--http2-prior-knowledge"]
+        if target.authority is not None:
+            how = ["--cacert", target.authority, "--http2"]
+        if target.pair is not None:
+            how += ["--cert", target.pair[0], "--key", target.pair[1]]
         self._always = [
             "-sS",
             "--noproxy",
             "*",
             *how,
+            *more,
             *GRPC,
             "-D",
             self._head,
@@ -126,11 +131,18 @@ def test_curl_gets_the_error(curl: _Curl, body: Any) -> None:
 
 def test_curl_asks_several_times_on_one_connection(target: Target, curl: _Curl, body: Any) -> None:
     version = _run("curl", "--version").split()[1].decode()
-    if target.certificate is None and version.startswith("7."):
+    if target.authority is None and version.startswith("7."):
         pytest.skip(f"curl {version} cannot use a connection with prior knowledge again (error 16, on any server)")
     told, _, data = curl(body([1]), SEVERAL)
     assert told.split("\n") == ["2 1", *["2 0"] * (SEVERAL - 1), ""]
     assert [y.tolist() for y in _answers(data)] == [[3.5]] * SEVERAL
+
+
+def test_curl_by_the_unix_socket(target: Target, tmp_path: Path, body: Any) -> None:
+    told, head, data = _Curl(target, tmp_path, "--unix-socket", target.socket)(body([1, 2]))
+    assert told == "2 1\n"
+    assert "grpc-status: 0" in head
+    assert [y.tolist() for y in _answers(data)] == [[3.5, 4.0]]
 
 
 def test_curl_sends_and_gets_4_mib(curl: _Curl, body: Any) -> None:
@@ -139,7 +151,8 @@ def test_curl_sends_and_gets_4_mib(curl: _Curl, body: Any) -> None:
 
 
 def _nghttp(target: Target, body: Path, *options: str) -> bytes:
-    return _run("nghttp", *GRPC, "-d", body, *options, target.url + PREDICT)
+    pair = (f"--cert={target.pair[0]}", f"--key={target.pair[1]}") if target.pair is not None else ()
+    return _run("nghttp", *GRPC, "-d", body, *pair, *options, target.url + PREDICT)
 
 
 def test_nghttp_gets_the_answer(target: Target, body: Any) -> None:
@@ -165,7 +178,7 @@ def test_nghttp_sends_and_gets_4_mib(target: Target, body: Any) -> None:
 
 
 #: grpcio takes neither padding nor more than 16 KiB of headers.
-ours = pytest.mark.parametrize("target", ["own", "own-tls"], indirect=True)
+ours = pytest.mark.parametrize("target", ["own", "own-tls", "own-mtls"], indirect=True)
 
 
 @ours
@@ -180,25 +193,40 @@ def test_nghttp_continues_its_headers(target: Target, body: Any) -> None:
     assert [y.tolist() for y in _answers(_nghttp(target, body([1]), "--continuation"))] == [[3.5]]
 
 
-def _h2load(target: Target, body: Path, count: int, connections: int, streams: int) -> int:
+#: h2load cannot show a certificate.
+without_mtls = pytest.mark.parametrize(
+    "target", [name for name in TARGETS if not name.endswith("-mtls")], indirect=True
+)
+
+
+def _h2load(target: Target, body: Path, count: int, connections: int, streams: int, *more: str) -> int:
     """Return the bytes of DATA, when every request was answered."""
     amount = [f"-n{count}", f"-c{connections}", f"-m{streams}"]
-    told = _run("h2load", *amount, *GRPC, "-d", body, target.url + PREDICT).decode()
+    told = _run("h2load", *amount, *more, *GRPC, "-d", body, target.url + PREDICT).decode()
     assert f"{count} succeeded, 0 failed, 0 errored, 0 timeout" in told, told
     found = re.search(r"\((\d+)\) data", told)
     assert found, told
     return int(found[1])
 
 
+@without_mtls
 def test_h2load_gets_answers_on_many_streams(target: Target, curl: _Curl, body: Any) -> None:
     sent = body([1])
     assert _h2load(target, sent, 1000, 4, 32) == 1000 * len(curl(sent)[2])
 
 
+@without_mtls
+def test_h2load_by_the_unix_socket(target: Target, curl: _Curl, body: Any) -> None:
+    sent = body([1])
+    assert _h2load(target, sent, 200, 2, 16, f"--base-uri=unix:{target.socket}") == 200 * len(curl(sent)[2])
+
+
+@without_mtls
 def test_h2load_gets_errors_on_many_streams(target: Target, body: Any) -> None:
     assert _h2load(target, body([1], "absent"), 200, 2, 16) == 0
 
 
+@without_mtls
 def test_h2load_sends_and_gets_4_mib(target: Target, curl: _Curl, body: Any) -> None:
     sent = body(_large())
     assert _h2load(target, sent, 6, 2, 2) == 6 * len(curl(sent)[2])

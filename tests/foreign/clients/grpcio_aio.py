@@ -9,16 +9,17 @@ import grpc
 import grpc.aio
 import numpy as np
 from messages import PREDICT, PredictRequest, PredictResponse, request, y
-from suite import TIMEOUT, Refused, endpoint, run, trusted, trusted_bytes
+from suite import TIMEOUT, Refused, credentials, endpoint, run
 
 UNLIMITED = [("grpc.max_receive_message_length", -1)]
 
 with asyncio.Runner() as runner:
 
     async def connect() -> grpc.aio.Channel:
-        if trusted() is None:
+        known = credentials()
+        if known is None:
             return grpc.aio.insecure_channel(endpoint(), UNLIMITED)
-        return grpc.aio.secure_channel(endpoint(), grpc.ssl_channel_credentials(trusted_bytes()), UNLIMITED)
+        return grpc.aio.secure_channel(endpoint(), known, UNLIMITED)
 
     channel = runner.run(connect())
     call = channel.unary_unary(PREDICT, PredictRequest.SerializeToString, PredictResponse.FromString)

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import ovmsclient
 from ovmsclient.tfs_compat.base.errors import ModelNotFoundError
-from suite import TIMEOUT, Refused, endpoint, run, trusted
+from suite import TIMEOUT, Refused, endpoint, own_pair, run, trusted
 
-# It wants a port behind a name or an IPv4 address, and takes only a path for the certificate.
-client = ovmsclient.make_grpc_client(endpoint(), trusted() and {"server_cert_path": trusted()})
+# It wants a port behind a name or an IPv4 address, and takes only paths for the certificates.
+tls = {"server_cert_path": trusted()} if trusted() else None
+if tls is not None and own_pair() is not None:
+    tls["client_cert_path"], tls["client_key_path"] = own_pair()
+client = ovmsclient.make_grpc_client(endpoint(), tls)
 
 
 def predict(model: str, x: np.ndarray) -> Any:

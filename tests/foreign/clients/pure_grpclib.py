@@ -10,7 +10,7 @@ import numpy as np
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import GRPCError
 from messages import PREDICT, PredictRequest, PredictResponse, request, y
-from suite import TIMEOUT, Refused, endpoint, run, trusted
+from suite import TIMEOUT, Refused, endpoint, own_pair, run, trusted
 
 
 def context() -> ssl.SSLContext | None:
@@ -18,6 +18,9 @@ def context() -> ssl.SSLContext | None:
         return None
     made = ssl.create_default_context(cafile=trusted())
     made.set_alpn_protocols(["h2"])
+    pair = own_pair()
+    if pair is not None:
+        made.load_cert_chain(*pair)
     return made
 
 

@@ -1,7 +1,8 @@
 """What each foreign client in Python does; a script beside this file says how its library does it.
 
-The job comes as the only argument, in JSON: `endpoint` (host:port), `certificate` (path, null: no TLS), and the result
-goes to the standard output, in JSON too: `answer`, `error` ([code, text]), `several` and `large`.
+The job comes as the only argument, in JSON: `endpoint` (host:port), `authority` (path of the certificate to trust,
+null: no TLS), `certificate` and `key` (paths of the client's own, or null). The result goes to the standard output, in
+JSON too: `answer`, `error` ([code, text]), `several` and `large`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LARGE", "SEVERAL", "TIMEOUT", "Refused", "endpoint", "run", "trusted"]
+__all__ = ["LARGE", "SEVERAL", "TIMEOUT", "Refused", "credentials", "endpoint", "own_pair", "run", "trusted"]
 
 JOB = json.loads(sys.argv[1])
 
@@ -48,13 +49,24 @@ def endpoint() -> str:
 
 def trusted() -> str | None:
     """Return the path of the certificate to trust, or None: no TLS."""
-    path: str | None = JOB["certificate"]
+    path: str | None = JOB["authority"]
     return path
 
 
-def trusted_bytes() -> bytes:
-    """Return the same as PEM."""
-    return Path(JOB["certificate"]).read_bytes()
+def own_pair() -> tuple[str, str] | None:
+    """Return the paths of the client's certificate and key, or None: it has none."""
+    return (JOB["certificate"], JOB["key"]) if JOB["certificate"] else None
+
+
+def credentials() -> Any:
+    """Return the same for grpcio, or None: no TLS."""
+    import grpc
+
+    path, pair = trusted(), own_pair()
+    if path is None:
+        return None
+    certificate, key = (Path(part).read_bytes() for part in pair) if pair else (None, None)
+    return grpc.ssl_channel_credentials(Path(path).read_bytes(), key, certificate)
 
 
 def run(predict: Predict, predict_all: Callable[[list[np.ndarray]], list[Any]] | None = None) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from suite import TIMEOUT, Refused, endpoint, run, trusted, trusted_bytes
+from suite import TIMEOUT, Refused, credentials, endpoint, run
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 UNLIMITED = [("grpc.max_receive_message_length", -1)]
 
 
 def connect() -> grpc.Channel:
-    if trusted() is None:
+    known = credentials()
+    if known is None:
         return grpc.insecure_channel(endpoint(), UNLIMITED)
-    return grpc.secure_channel(endpoint(), grpc.ssl_channel_credentials(trusted_bytes()), UNLIMITED)
+    return grpc.secure_channel(endpoint(), known, UNLIMITED)
 
 
 with connect() as channel:

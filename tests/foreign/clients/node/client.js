@@ -16,10 +16,11 @@ const TIMEOUT = 60_000;
 const job = JSON.parse(process.argv[2]);
 const definition = loader.loadSync("services.proto", { includeDirs: job.protos, keepCase: true, longs: Number });
 const service = grpc.loadPackageDefinition(definition).tensorflow.serving.PredictionService;
+const read = (path) => (path === null ? null : fs.readFileSync(path));
 const credentials =
-  job.certificate === null
+  job.authority === null
     ? grpc.credentials.createInsecure()
-    : grpc.credentials.createSsl(fs.readFileSync(job.certificate));
+    : grpc.credentials.createSsl(read(job.authority), read(job.key), read(job.certificate));
 const client = new service(job.endpoint, credentials, { "grpc.max_receive_message_length": -1 });
 
 function predict(model, x) {
