@@ -116,6 +116,10 @@ def no_faults() -> Iterator[None]:
     _logger.addHandler(watch)
     try:
         yield
+    except AssertionError as error:
+        if watch.faults:
+            raise AssertionError("\n".join(watch.faults)) from error
+        raise
     finally:
         _logger.removeHandler(watch)
         _logger.propagate = propagate

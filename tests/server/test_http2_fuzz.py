@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
 import random
 import struct
-from collections.abc import Iterator
 from typing import Any, cast
 
 import hpack
@@ -21,11 +19,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serving_server.http2 import frames
-from serving_server.http2.frames import ErrorCode, frame
+from serving_server.http2.frames import frame
 from serving_server.http2.limits import Http2Limits
 from serving_server.http2.server import Http2Server
-from serving_server.http2.server_connection import ServerConnection
-from tests.http2_peer import DEADLINE, Answer, Methods, Peer, address_of, both_loops, grpc_message
+from tests.fuzz import fuzz_http2
+from tests.fuzz.fuzz_http2 import HELLO, Outcome, same_outcome
+from tests.fuzz.harness import Step
+from tests.http2_peer import DEADLINE, Methods, Peer, address_of, both_loops, grpc_message
 
 EXAMPLES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "400"))
 
@@ -35,189 +35,11 @@ BOUNDED = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 
-#: Small enough to be reached.
-LIMITS = Http2Limits(
-    max_concurrent_streams=8,
-    max_frame_size=16_384,
-    max_header_list=2000,
-    max_header_block=4000,
-    max_continuations=5,
-    max_message_bytes=50_000,
-    connection_window=65_535,
-    stream_window=65_535,
-    large_window=65_535,
-    max_partial_bytes=20_000,
-    max_held_bytes=20_000,
-    max_queued_bytes=20_000,
-    write_buffer=30_000,
-    resets_per_second=20,
-    pings_per_second=20,
-    settings_per_second=20,
-    empty_frames_per_second=20,
-    idle_frames_per_second=20,
-)
-
-
-#: What the server logs when it has broken a rule of its own.
-faults: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def watch_for_faults() -> Iterator[None]:
-    class Watch(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            faults.append(self.format(record))
-
-    watch = Watch(logging.ERROR)
-    logger = logging.getLogger("serving_server.http2")
-    logger.addHandler(watch)
-    logger.propagate = False
-    faults.clear()
-    yield
-    logger.propagate = True
-    logger.removeHandler(watch)
-
-
-class MemoryTransport(asyncio.Transport):
-    """Keeps what is written; takes any amount."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = bytearray()
-        self.closed = self.eof = self.paused = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("127.0.0.1", 1) if name == "peername" else default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def write(self, data: Any) -> None:
-        assert not self.closed
-        assert not self.eof
-        self.written += data
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.eof = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-
-class MemoryServer:
-    """A server's side without a loop: its clock stands still and its flushes happen when they are asked for."""
-
-    def __init__(self) -> None:
-        self.methods = Methods()
-        self.routes = self.methods.routes
-        self.limits = LIMITS
-        self.connections: set[ServerConnection] = set()
-        self.time = 1000.0
-
-    def arrived(self, connection: ServerConnection) -> None:
-        self.connections.add(connection)
-
-    def left(self, connection: ServerConnection) -> None:
-        self.connections.discard(connection)
-
-    def now(self) -> float:
-        return self.time
-
-    def flush_soon(self, output: Any) -> None:
-        output.flush()
-
-    def expire_at(self, time: float) -> None:
-        pass
-
-
-class Outcome:
-    """What a connection answered to a stream of bytes."""
-
-    def __init__(self, written: bytes) -> None:
-        self.answers: dict[int, Answer] = {}
-        self.goaway: list[ErrorCode] = []
-        decoder = hpack.Decoder()
-        position = 0
-        if written.startswith(b"HTTP/1.1 505 "):
-            return
-        while position < len(written):
-            word, flags, stream_id = frames.unpack_header(written, position)
-            kind, size = word & 0xFF, word >> 8
-            payload = written[position + 9 : position + 9 + size]
-            assert len(payload) == size, "a frame of the server is cut"
-            position += 9 + size
-            answer = self.answers.setdefault(stream_id, Answer())
-            if kind == frames.HEADERS:
-                fields = dict(decoder.decode(payload, raw=True))
-                assert not answer.trailers
-                if answer.headers:
-                    assert flags & frames.END_STREAM
-                    answer.trailers = fields
-                else:
-                    answer.headers = fields
-            elif kind == frames.DATA:
-                assert answer.headers
-                assert not answer.trailers
-                answer.body += payload
-            elif kind == frames.RST_STREAM:
-                answer.reset = ErrorCode(int.from_bytes(payload, "big"))
-            elif kind == frames.GOAWAY:
-                self.goaway.append(ErrorCode(struct.unpack_from(">II", payload)[1]))
-
-    def used_a_closed_stream(self) -> bool:
-        closed = ErrorCode.STREAM_CLOSED
-        return closed in self.goaway or any(answer.reset is closed for answer in self.answers.values())
-
-    def served(self) -> dict[int, tuple[dict[bytes, bytes], bytes, dict[bytes, bytes]]]:
-        return {n: (a.headers, a.body, a.trailers) for n, a in self.answers.items() if a.headers}
-
 
 def run(data: bytes, cuts: list[int]) -> Outcome:
-    """Feed a connection, cut at some places, then let time pass and lose it; everything must be given back."""
-    server = MemoryServer()
-    connection, transport = ServerConnection(server), MemoryTransport()
-    connection.connection_made(transport)
+    """Feed a connection, cut at some places; see `tests.fuzz.fuzz_http2.run`."""
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    for start, stop in itertools.pairwise(edges):
-        connection.data_received(data[start:stop])
-        if transport.closed:
-            break
-    outcome = Outcome(bytes(transport.written))
-    assert connection._partial_bytes <= 8 * 65_535
-    assert connection._partial_bytes == sum(call.body.held for call in connection._bodies if call.body is not None)
-    assert connection._held_bytes == sum(call.held for call in connection.calls.values())
-    assert connection.output.queued == sum(c.outbox.size for c in connection.calls.values() if c.outbox is not None)
-    assert len(connection.calls) <= LIMITS.max_concurrent_streams
-    for _ in range(3):
-        server.time += 100
-        if not transport.closed:
-            connection.check_time(server.time)
-    connection.connection_lost(None)
-    assert not connection.calls
-    assert connection._partial_bytes == connection._held_bytes == connection.output.queued == 0
-    cancelled = [call.stream_id for call in server.methods.cancelled]
-    assert len(cancelled) == len(set(cancelled))
-    assert set(cancelled) <= {call.stream_id for call in server.methods.held}
-    assert not faults, faults
-    return outcome
+    return fuzz_http2.run([Step(0, data[start:stop]) for start, stop in itertools.pairwise(edges)])
 
 
 # --- streams of frames, mostly right ------------------------------------------------------------------------------
@@ -316,23 +138,12 @@ streams = st.lists(
 ).map(b"".join)
 cuts = st.lists(st.integers(0, 100_000), max_size=12)
 
-HELLO = frames.PREFACE + Peer.settings({4: 40_000})
-
 
 @BOUNDED
 @given(data=streams, first=cuts, second=cuts)
 @example(data=b"", first=[], second=[])
 def test_generated_frames(data: bytes, first: list[int], second: list[int]) -> None:
-    one = run(HELLO + data, first)
-    other = run(HELLO + data, second)
-    if one.used_a_closed_stream() or other.used_a_closed_stream():
-        return  # whether our answer has closed it already is a matter of time, and so is what it costs
-    assert one.goaway == other.goaway
-    if not one.goaway:
-        # An answer that was begun before a reset may have left or not.
-        reset = {stream for outcome in (one, other) for stream, answer in outcome.answers.items() if answer.reset}
-        served, again = ({n: a for n, a in o.served().items() if n not in reset} for o in (one, other))
-        assert served == again
+    same_outcome(run(HELLO + data, first), run(HELLO + data, second))
 
 
 @BOUNDED
