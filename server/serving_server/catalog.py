@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,11 +24,13 @@ from serving_server.labels import Labels
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
+from serving_server.metrics.loads import LoadCounters
 from serving_server.model_config import absolute, check_name, models_of
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
 from serving_server.session_options import DeviceOptions, decide
+from serving_server.statistics import Statistics
 from serving_server.wire.messages import LoggingConfig
 
 __all__ = ["NEW_MODEL_PATIENCE", "RELOAD_SECONDS", "Catalog"]
@@ -74,7 +76,7 @@ class Catalog:
         self._entries: dict[str, _Entry] = {}
         self._told: set[str] = set()
         self.forkserver = ForkServer()
-        loader = WorkerLoader(
+        self._loader = loader = WorkerLoader(
             self.forkserver,
             self._load_options,
             self._batching_at,
@@ -118,7 +120,15 @@ class Catalog:
             if note not in self._told:
                 self._told.add(note)
                 log.warning("sessions: %s", note)
-        return LoadOptions(options.saved_model_tags, decision.config, options.warmup, options.freeze)
+        return LoadOptions(
+            options.saved_model_tags,
+            decision.config,
+            options.warmup,
+            options.freeze,
+            options.prefer_tflite,
+            warmup_iterations=options.warmup_iterations,
+            check_method_names=options.check_method_names,
+        )
 
     async def start(self) -> None:
         """Start importing TensorFlow in the background, and looking for versions and at the config file."""
@@ -388,6 +398,19 @@ class Catalog:
             }
             for name in self.names()
         }
+
+    def counters(self) -> Mapping[tuple[str, int], Statistics]:
+        """Return the counters of every version that was ever loaded, by model and version."""
+        return self._loader.statistics
+
+    @property
+    def loads(self) -> LoadCounters:
+        """Tries to load a version, and warmups."""
+        return self._loader.loads
+
+    def running(self, name: str) -> dict[int, int]:
+        """Return how many requests run in each AVAILABLE version of a model."""
+        return {view.version: served.running for view, served in self._served(name)}
 
     def _trim(self) -> None:
         for name in self.names():

@@ -61,6 +61,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         rest_api_timeout=values["rest_api_timeout_in_ms"] / 1000 if values["rest_api_timeout_in_ms"] > 0 else None,
         rest_api_cors=values["rest_api_enable_cors_support"],
         tensor_content=values["enable_serialization_as_tensor_content"],
+        check_method_names=values["enable_signature_method_name_check"],
         batching=_batching(values) if platform is None else platform.batching,
         per_model_batching=values["enable_batching"] and values["enable_per_model_batching_parameters"],
         saved_model_tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag),
@@ -69,7 +70,9 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         if platform is None
         else platform.template,
         warmup=values["enable_model_warmup"],
+        warmup_iterations=max(1, values["num_request_iterations_for_warmup"]),
         freeze=values["freeze_variables"],
+        prefer_tflite=values["prefer_tflite_model"],
         request_log_megabytes=_at_least(values, "request_log_max_megabytes", 1),
         request_log_files=_at_least(values, "request_log_max_files", 0),
         num_load_threads=max(0, values["num_load_threads"]) or 4,

@@ -71,6 +71,10 @@ class ServerOptions:
         ``own`` or ``grpcio``.
     tls : TlsConfig or None
         Of gRPC, on its port and its socket; None: off.
+    check_method_names : bool
+        Refuse requests for signatures that were not made for the method.
+    warmup_iterations : int
+        How often each warmup record is replayed.
     batching : BatchingParameters or None
         None: off.
     per_model_batching : bool
@@ -104,13 +108,16 @@ class ServerOptions:
     rest_api_timeout: float | None = 30.0
     rest_api_cors: bool = False
     tensor_content: bool = False
+    check_method_names: bool = False
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
     saved_model_tags: tuple[str, ...] = ("serve",)
     session: SessionFlags = dataclasses.field(default_factory=SessionFlags)
     session_template: SessionTemplate | None = None
     warmup: bool = True
+    warmup_iterations: int = 1
     freeze: bool = True
+    prefer_tflite: bool = False
     request_log_megabytes: int = MAX_MEGABYTES
     request_log_files: int = MAX_FILES
     num_load_threads: int = 4

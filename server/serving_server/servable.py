@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from serving_server.batching.task import Task
 from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
+from serving_server.metrics.loads import LoadCounters
 from serving_server.session_options import SessionFlags, decide
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
@@ -59,15 +61,24 @@ class LoadOptions:
         Replay warmup records before a version is AVAILABLE.
     freeze : bool
         Make variables constants where that is provably harmless.
+    prefer_tflite : bool
+        Run ``model.tflite`` where a version has one.
     lanes : int
         Runs at once per version when batching is off, at most 64.
+    warmup_iterations : int
+        How often each warmup record is replayed.
+    check_method_names : bool
+        Refuse warmup records for signatures that were not made for the method, as requests are.
     """
 
     tags: tuple[str, ...] = ("serve",)
     session: bytes = dataclasses.field(default_factory=lambda: decide(SessionFlags()).config)
     warmup: bool = True
     freeze: bool = True
+    prefer_tflite: bool = False
     lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    warmup_iterations: int = 1
+    check_method_names: bool = False
 
 
 class ServedVersion:
@@ -94,6 +105,7 @@ class ServedVersion:
         options: LoadOptions,
         forkserver: ForkServer,
         statistics: Statistics,
+        loads: LoadCounters,
     ) -> None:
         self.model = model
         self.version = version
@@ -101,9 +113,13 @@ class ServedVersion:
         self.signatures: dict[str, Signature] = {}
         self.signature_defs: Any = SignatureDefMap()
         self.frozen: tuple[str, ...] = ()
-        #: What `serving_server.inference` has found out about each signature, by the name in requests.
-        self.resolved: dict[str, Any] = {}
+        #: What `serving_server.inference` and `example_inference` have found out about each signature, by what requests
+        #: say: its name alone for Predict, with the method for the others.
+        self.resolved: dict[Hashable, Any] = {}
         self.statistics = statistics
+        self._loads = loads
+        self._step = ""
+        self._step_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._options = options
         self._forkserver = forkserver
@@ -148,8 +164,11 @@ class ServedVersion:
             "version": self.version,
             "path": str(self.path),
             "tags": list(self._options.tags),
+            "tflite": self._options.prefer_tflite,
             "session": base64.b64encode(self._options.session).decode(),
             "warmup": self._options.warmup,
+            "warmup_iterations": self._options.warmup_iterations,
+            "check_method_names": self._options.check_method_names,
             "freeze": self._options.freeze,
         }
         try:
@@ -172,8 +191,9 @@ class ServedVersion:
     def _on_message(self, message: Message) -> None:
         event = message["event"]
         if event == "step":
-            self._on_step(message["step"])
+            self._next_step(message["step"])
         elif event == "ready":
+            self._count_warmup(StatusCode.OK, message["warmup_records"])
             self.frozen = tuple(message["frozen"])
             self.signature_defs = SignatureDefMap.FromString(base64.b64decode(message["signatures"]))
             try:
@@ -186,8 +206,23 @@ class ServedVersion:
         elif event == "failed":
             self._fail_load(ServingError(message["message"], StatusCode(message["code"])))
 
+    def _next_step(self, step: str) -> None:
+        if step == "warmup":
+            self._loads.loaded(str(self.path), time.monotonic() - self._step_since)
+        self._step = step
+        self._step_since = time.monotonic()
+        self._on_step(step)
+
+    def _count_warmup(self, code: StatusCode, records: int) -> None:
+        if records:
+            self._loads.warmed(str(self.path), code.name, time.monotonic() - self._step_since, records)
+
     def _fail_load(self, error: ServingError) -> None:
         if not self._loaded.done():
+            if self._step == "warmup":
+                self._count_warmup(error.code, 1)  # the one that failed
+            else:
+                self._loads.failed(str(self.path))
             self._loaded.set_exception(error)
 
     # -- requests ------------------------------------------------------------------------------------------------------
@@ -348,13 +383,14 @@ class WorkerLoader:
         self._forkserver = forkserver
         self._options_of = options_of
         self._batching_of = batching_of
-        # By model and version: counters go on after a restart of the worker, as monitoring expects of counters.
-        self._statistics: dict[tuple[str, int], Statistics] = {}
+        # Counters go on after a restart of the worker, as monitoring expects of counters.
+        self.statistics: dict[tuple[str, int], Statistics] = {}
+        self.loads = LoadCounters()
 
     async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
         batching = self._batching_of(model, path)
-        statistics = self._statistics.setdefault((model, version), Statistics())
-        served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics)
+        statistics = self.statistics.setdefault((model, version), Statistics())
+        served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
         await served.load(batching, on_step)
         return served

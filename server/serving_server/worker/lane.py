@@ -26,7 +26,8 @@ from serving_server.channel.packets import (
 )
 from serving_server.errors import ServingError
 from serving_server.tensors import Array, by_numpy
-from serving_server.worker.model import Model, Runnable, as_serving_error
+from serving_server.worker.model import as_serving_error
+from serving_server.worker.runner import Runnable, Runner
 
 __all__ = ["Lane", "string_bytes"]
 
@@ -43,13 +44,13 @@ class Lane:
 
     Parameters
     ----------
-    model : Model
+    model : Runner
     sock : socket.socket
         Packet socket, blocking.
     requests, responses : SharedBuffer
     """
 
-    def __init__(self, model: Model, sock: socket.socket, requests: SharedBuffer, responses: SharedBuffer) -> None:
+    def __init__(self, model: Runner, sock: socket.socket, requests: SharedBuffer, responses: SharedBuffer) -> None:
         self._model = model
         self._sock = sock
         self._requests = requests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from serving_server.tensors import Array
 from serving_server.worker import warmup
 from serving_server.worker.lane import Lane
 from serving_server.worker.model import Model, as_serving_error
+from serving_server.worker.runner import Runner
 
 __all__ = ["run"]
 
@@ -39,7 +41,7 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     ----------
     spec : dict
         ``model``, ``version``, ``path``, ``tags``, ``session`` (a `tensorflow.ConfigProto` in base64), ``warmup``,
-        ``freeze``.
+        ``warmup_iterations``, ``check_method_names``, ``freeze``, ``tflite``.
     fds : list of int
         The control socket, then three per lane: packet socket, request buffer, response buffer.
 
@@ -66,17 +68,27 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     path = Path(spec["path"])
     try:
         control.send({"event": "step", "step": "load"})
-        model = Model(path, spec["tags"], base64.b64decode(spec["session"]))
+        session_config = base64.b64decode(spec["session"])
+        model: Runner
+        if spec["tflite"] and (path / "model.tflite").exists():
+            from serving_server.worker.tflite import TfliteModel  # few servers have one
+
+            model = TfliteModel(path, session_config)
+        else:
+            model = Model(path, spec["tags"], session_config)
         definitions = model.signature_defs()
         signatures = parse_signatures(definitions.signature_def)
-        requests = warmup.read(signatures, path) if spec["warmup"] else []
+        requests: list[warmup.WarmupRequest] = []
+        if spec["warmup"]:
+            check = spec["check_method_names"]
+            requests = warmup.read(signatures, definitions.signature_def, path, check_method_names=check)
         frozen: tuple[str, ...] = ()
-        if spec["freeze"]:
+        if spec["freeze"] and isinstance(model, Model):
             frozen = _freeze(model, signatures, requests)
         control.send({"event": "step", "step": "warmup"})
-        warmup.replay(model, requests)
+        warmup.replay(model, requests, spec["warmup_iterations"])
         if requests:
-            log.info("replayed %d warmup records of %s", len(requests), path)
+            log.info("replayed %d warmup records of %s %d times", len(requests), path, spec["warmup_iterations"])
     except Exception as error:
         known = as_serving_error(error)
         if not isinstance(error, ServingError):
@@ -86,12 +98,14 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     # The loader leaves a graph full of reference cycles that live as long as the process.
     gc.collect()
     gc.freeze()
+    _trim()
     _add_lanes(model, fds[1:])
     control.send(
         {
             "event": "ready",
             "frozen": list(frozen),
             "seconds": time.monotonic() - started,
+            "warmup_records": len(requests),
             "signatures": base64.b64encode(definitions.SerializeToString()).decode(),
         }
     )
@@ -120,7 +134,14 @@ def _freeze(
     return frozen.signatures
 
 
-def _add_lanes(model: Model, fds: list[int]) -> None:
+def _trim() -> None:
+    """Give back what loading has freed. Freezing passes the weights from graph to graph, and glibc keeps the holes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it; elsewhere there is nothing to do
+    if trim is not None:
+        trim(0)
+
+
+def _add_lanes(model: Runner, fds: list[int]) -> None:
     for index in range(0, len(fds), 3):
         sock, requests, responses = fds[index : index + 3]
         lane = Lane(model, socket.socket(fileno=sock), SharedBuffer(requests), SharedBuffer(responses))

@@ -6,7 +6,7 @@ Errors leave as `ServingError` with TensorFlow Serving's codes and texts where i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ from serving_server.errors import (
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
 from serving_server.wire.messages import SignatureDefMap
-from serving_server.worker.freeze import Frozen, freeze
+from serving_server.worker.freeze import Frozen, freeze, frozen_callable
+from serving_server.worker.runner import Runnable
 from serving_server.worker.statefulness import keeps_feeds
 
-__all__ = ["Model", "Runnable", "as_serving_error", "check_folder"]
+__all__ = ["Model", "as_serving_error", "check_folder"]
 
-Runnable = Callable[..., list[Any]]
 
 def as_serving_error(error: Exception) -> ServingError:
     """Return the error that clients see for whatever TensorFlow raised."""
@@ -171,12 +171,14 @@ class Model:
         with self._lock:
             found = self._runnables.get(key)
             if found is None:
-                options = config_pb2.CallableOptions(feed=key[0], fetch=key[1])
                 frozen = self.frozen is not None and self._frozen_tensors.issuperset((*feeds, *fetches))
-                session = self.frozen.session if self.frozen is not None and frozen else self.session
                 try:
                     # The public `make_callable` adds 80 us of Python per call; this is what it is built on.
-                    made = session._make_callable_from_options(options)
+                    if self.frozen is not None and frozen:
+                        made = self.frozen.made.get(key) or frozen_callable(self.frozen.session, *key)
+                    else:
+                        options = config_pb2.CallableOptions(feed=key[0], fetch=key[1])
+                        made = self.session._make_callable_from_options(options)
                 except Exception as error:
                     raise as_serving_error(error) from error
                 found = self._runnables[key] = (made, not frozen and keeps_feeds(self.graph, key[1]))

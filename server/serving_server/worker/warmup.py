@@ -1,25 +1,39 @@
 """Replay recorded requests before a version is AVAILABLE, so that its first client does not pay for lazy start-up.
 
 The file is TensorFlow Serving's: `assets.extra/tf_serving_warmup_requests`, a TFRecord of `PredictionLog` with at most
-1,000 records. The model name and version inside a record are not looked at, only the signature.
+1,000 records. The model name and version inside a record are not looked at, only the signature; the names of a
+MultiInference must be there and agree, as in a request.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
+from serving_server import classification, multi_inference, regression
 from serving_server.errors import InvalidArgumentError, ServingError, StatusCode, UnimplementedError
-from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
+from serving_server.examples import feed_input
+from serving_server.inputs import (
+    check_dtypes,
+    check_inputs,
+    check_method,
+    example_signature,
+    select_outputs,
+    signature_of,
+)
+from serving_server.multi_inference import InferenceTask
 from serving_server.signatures import Signature
 from serving_server.tensors import Array, TensorParsingError, to_array
-from serving_server.wire.messages import PredictionLog
-from serving_server.worker.model import Model, as_serving_error
+from serving_server.wire.messages import PredictionLog, SerializedInput
+from serving_server.worker.model import as_serving_error
+from serving_server.worker.runner import Runner
 
 __all__ = ["MAX_RECORDS", "WarmupRequest", "read", "replay", "warmup_file"]
 
@@ -50,15 +64,37 @@ def _records(path: Path) -> Iterator[Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WarmupRequest:
-    """One recorded Predict request, checked against its signature."""
+    """One recorded request, checked against its signature.
+
+    Attributes
+    ----------
+    signature : Signature
+    inputs : dict of str to ndarray
+    outputs : sequence of str
+        Aliases to compute.
+    check : callable
+        Takes the outputs by alias; raises ServingError when they are not what the request's method needs.
+    """
 
     signature: Signature
     inputs: dict[str, Array]
     outputs: Sequence[str]
+    check: Callable[[Mapping[str, Array]], object]
 
 
-def read(signatures: Mapping[str, Signature], version_folder: Path) -> list[WarmupRequest]:
+def read(
+    signatures: Mapping[str, Signature], definitions: Any, version_folder: Path, *, check_method_names: bool
+) -> list[WarmupRequest]:
     """Return every recorded request of a version; none without a file.
+
+    Parameters
+    ----------
+    signatures : mapping of str to Signature
+    definitions : mapping of str to message
+        The same as `SignatureDef`.
+    version_folder : pathlib.Path
+    check_method_names : bool
+        As requests are checked (``--enable_signature_method_name_check``).
 
     Raises
     ------
@@ -68,35 +104,94 @@ def read(signatures: Mapping[str, Signature], version_folder: Path) -> list[Warm
     path = warmup_file(version_folder)
     if not path.exists():
         return []
+    reader = _Reader(signatures, definitions, check_method_names)
     requests = []
-    for entry in _records(path):
-        kind = entry.WhichOneof("log_type")
-        if kind is None:
-            continue
-        if kind != "predict_log":
-            number = entry.DESCRIPTOR.fields_by_name[kind].number
-            raise UnimplementedError(f"Unsupported log_type for warmup: {number}")
-        requests.append(_read_one(signatures, entry.predict_log.request))
+    for number, entry in enumerate(_records(path), 1):
+        try:
+            request = reader.read(entry)
+        except ServingError as error:
+            raise ServingError(f"{error.message} (warmup record {number} of {path})", error.code) from error
+        if request is not None:
+            requests.append(request)
     return requests
 
 
-def _read_one(signatures: Mapping[str, Signature], request: Any) -> WarmupRequest:
-    signature = signature_of(signatures, request.model_spec.signature_name)
-    check_inputs(signature, request.inputs.keys())
-    outputs = select_outputs(signature, request.output_filter)
-    given = {}
-    for alias, proto in request.inputs.items():
-        try:
-            given[alias] = to_array(proto)
-        except TensorParsingError as error:
-            raise InvalidArgumentError(f"tensor parsing error: {alias} ({error})") from error
-    inputs = {alias: given[alias] if alias in given else signature.defaults[alias] for alias in signature.inputs}
+class _Reader:
+    """Turns records into requests by the rules that requests of clients are under."""
+
+    def __init__(self, signatures: Mapping[str, Signature], definitions: Any, check_method_names: bool) -> None:
+        self._signatures = signatures
+        self._definitions = definitions
+        self._check = check_method_names
+
+    def read(self, entry: Any) -> WarmupRequest | None:
+        """Return the request of a `PredictionLog`; None when it holds none."""
+        kind = entry.WhichOneof("log_type")
+        if kind == "predict_log":
+            return self._predict(entry.predict_log.request)
+        if kind == "classify_log":
+            return self._examples(entry.classify_log.request, classification.check, classification.result)
+        if kind == "regress_log":
+            return self._examples(entry.regress_log.request, regression.check, regression.result)
+        if kind == "multi_inference_log":
+            return self._multi(entry.multi_inference_log.request)
+        if kind is None:
+            # An empty one, or a kind that is no longer part of the definition: it is there, but cannot be read.
+            unknown = [field.field_number for field in cast("Any", UnknownFieldSet(entry))]
+            if not unknown:
+                return None
+            number = unknown[0]
+        else:
+            number = entry.DESCRIPTOR.fields_by_name[kind].number
+        raise UnimplementedError(f"Unsupported log_type for warmup: {number}")
+
+    def _predict(self, request: Any) -> WarmupRequest:
+        signature = signature_of(self._signatures, request.model_spec.signature_name)
+        if self._check:
+            check_method(signature)
+        check_inputs(signature, request.inputs.keys())
+        outputs = select_outputs(signature, request.output_filter)
+        given = {}
+        for alias, proto in request.inputs.items():
+            try:
+                given[alias] = to_array(proto)
+            except TensorParsingError as error:
+                raise InvalidArgumentError(f"tensor parsing error: {alias} ({error})") from error
+        inputs = {alias: given[alias] if alias in given else signature.defaults[alias] for alias in signature.inputs}
+        check_dtypes(signature, inputs)
+        return WarmupRequest(signature, inputs, outputs, dict)  # any outputs will do
+
+    def _examples(
+        self, request: Any, check: Callable[..., tuple[str, ...]], result: Callable[[Mapping[str, Array], int], object]
+    ) -> WarmupRequest:
+        signature = example_signature(self._signatures, request.model_spec.signature_name)
+        outputs = check(signature, self._definitions[signature.name], method_name=self._check)
+        inputs, count = _feed(signature, request)
+        return WarmupRequest(signature, inputs, outputs, lambda given: result(given, count))
+
+    def _multi(self, request: Any) -> WarmupRequest:
+        tasks = [
+            InferenceTask(task.model_spec.name, task.model_spec.signature_name, task.method_name)
+            for task in request.tasks
+        ]
+        wanted = multi_inference.plan(tasks, self._signatures, self._definitions, method_name=self._check)
+        signature = multi_inference.union(wanted)
+        inputs, count = _feed(signature, request)
+        return WarmupRequest(
+            signature, inputs, wanted.fetches, lambda given: multi_inference.results(wanted, given, count)
+        )
+
+
+def _feed(signature: Signature, request: Any) -> tuple[dict[str, Array], int]:
+    """Return the examples of a request for each input of a signature, and how many they are."""
+    strings = feed_input(SerializedInput.FromString(request.input.SerializeToString()))
+    inputs = dict.fromkeys(signature.inputs, strings)
     check_dtypes(signature, inputs)
-    return WarmupRequest(signature, inputs, outputs)
+    return inputs, len(strings)
 
 
-def replay(model: Model, requests: Sequence[WarmupRequest]) -> None:
-    """Run each request once.
+def replay(model: Runner, requests: Sequence[WarmupRequest], iterations: int = 1) -> None:
+    """Run each request, `iterations` times.
 
     Raises
     ------
@@ -107,7 +202,9 @@ def replay(model: Model, requests: Sequence[WarmupRequest]) -> None:
         feeds = [request.signature.inputs[alias].tensor_name for alias in request.inputs]
         fetches = [request.signature.outputs[alias].tensor_name for alias in request.outputs]
         runnable, _ = model.runnable(feeds, fetches)
-        try:
-            runnable(*request.inputs.values())
-        except Exception as error:
-            raise as_serving_error(error) from error
+        for _ in range(iterations):
+            try:
+                outputs = runnable(*request.inputs.values())
+                request.check(dict(zip(request.outputs, map(np.asarray, outputs), strict=True)))
+            except Exception as error:
+                raise as_serving_error(error) from error
