@@ -247,14 +247,19 @@ def _in_pieces(stream: bytes) -> list[Step]:
     return [Step(0, stream[start : start + size]) for start in range(0, len(stream), size)]
 
 
+def _by_request(stream: bytes) -> list[Step]:
+    """Cut a stream where a request seems to begin, as most clients' writes are."""
+    return [Step(0, part) for part in re.split(rb"(?=(?:GET|POST|HEAD|OPTIONS) /)", stream) if part]
+
+
 def check(data: bytes) -> None:
     """One input: how to cut (see `take_steps`), then a stream."""
     steps, stream = take_steps(data, _EVENTS)
     outcome = run(steps)
     if not stream or any(step.event >= _LOSE for step in steps):
         return
-    # In small pieces all goes through the parser, whole requests may not (see `http1_repeat`).
-    for other in (run([Step(0, stream)]), run(_in_pieces(stream))):
+    # In small pieces all goes through the parser, whole requests may not (see `http1_repeat`): two ways of that.
+    for other in (run([Step(0, stream)]), run(_in_pieces(stream)), run(_by_request(stream))):
         if any(answer[0] == 431 for answer in outcome.answers + other.answers):
             continue  # it is counted per step what comes without progress
         assert outcome.seen == other.seen
