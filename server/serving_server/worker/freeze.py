@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_from_session_graph
 
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
+from serving_server.worker.fold import fold, simplify, unfused_products
 from serving_server.worker.statefulness import only_reads_variables
 
-__all__ = ["TOLERANCE", "Frozen", "draw_sample", "freeze"]
+__all__ = ["TOLERANCE", "Frozen", "draw_sample", "freeze", "frozen_callable"]
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +48,19 @@ class Frozen:
         Which signatures it answers.
     reasons : mapping of str to str
         For every other signature, why not.
+    folded : bool
+        Whether constants after convolutions are part of their weights (`worker.fold`).
+    made : mapping of (feeds, fetches) to callable
+        The functions that the proof was made with. Each holds the weights, so none is made twice.
     """
 
     session: Any
     signatures: tuple[str, ...]
     reasons: Mapping[str, str]
+    folded: bool = False
+    made: Mapping[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., list[Any]]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def freeze(
@@ -82,16 +92,41 @@ def freeze(
         candidates = {}
     if not candidates:
         return Frozen(None, (), reasons)
-    twin = _convert(session, config, candidates)
-    for name in list(candidates):
-        reason = _differs(session, twin, candidates[name], samples.get(name, ()))
-        if reason is not None:
-            reasons[name] = reason
-            del candidates[name]
-    if not candidates:
+    different: dict[str, str] = {}
+    for definition, folded in _definitions(session, candidates):
+        twin = _open(definition, config)
+        made: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., list[Any]]] = {}
+        different = {}
+        for name, signature in candidates.items():
+            key = _key(signature)
+            if key not in made:  # signatures often are aliases of each other
+                made[key] = frozen_callable(twin, *key)
+            reason = _differs(session, made[key], signature, samples.get(name, ()))
+            if reason is not None:
+                different[name] = reason
+        # A folded graph that is not equal throughout makes way for the merely frozen one.
+        if len(different) < len(candidates) and not (folded and different):
+            same = tuple(name for name in candidates if name not in different)
+            return Frozen(twin, same, reasons | different, folded, made)
+        made.clear()
         twin.close()
-        return Frozen(None, (), reasons)
-    return Frozen(twin, tuple(candidates), reasons)
+    return Frozen(None, (), reasons | different)
+
+
+def _key(signature: Signature) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a signature feeds and fetches when all its outputs are asked for."""
+    feeds = tuple(spec.tensor_name for spec in signature.inputs.values())
+    return feeds, tuple(spec.tensor_name for spec in signature.outputs.values())
+
+
+def frozen_callable(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Callable[..., list[Any]]:
+    """Return a frozen session's function from arrays to arrays, in the order of `feeds` and `fetches`."""
+    # What `unfused_products` tells is of oneDNN.
+    on_cpu = all(device.device_type == "CPU" for device in session.list_devices())
+    targets = unfused_products(session.graph, set(fetches)) if on_cpu else []
+    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
+    made: Callable[..., list[Any]] = session._make_callable_from_options(options)
+    return made
 
 
 def _why_not(graph: Any, name: str, signature: Signature) -> str | None:
@@ -110,39 +145,54 @@ def _variable_bytes(graph: Any) -> int:
     return total
 
 
-def _convert(session: Any, config: Any, signatures: Mapping[str, Signature]) -> Any:
-    wanted = {
-        spec.tensor_name.split(":")[0]
-        for signature in signatures.values()
-        for spec in (*signature.outputs.values(), *signature.inputs.values())
-    }
-    # A copy, as the converter prunes it; inputs are kept although an output may not need them: clients feed them.
-    definition = session.graph.as_graph_def(add_shapes=True)
+def _definitions(session: Any, signatures: Mapping[str, Signature]) -> Iterator[tuple[Any, bool]]:
+    """Generate GraphDefs without variables, the best first, and whether they are folded."""
+    specs = [spec for s in signatures.values() for spec in (*s.outputs.values(), *s.inputs.values())]
+    # Inputs are kept although an output may not need them: clients feed them.
+    wanted = {spec.tensor_name.split(":")[0] for spec in specs}
+    definition = session.graph.as_graph_def(add_shapes=True)  # a copy, as the converter prunes it
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel(
-        "ERROR"
-    )  # the converter warns, once per worker, that it uses a deprecated function of its own house
+    # The converter warns, once per worker, that it uses a deprecated function of its own house.
+    logger.setLevel("ERROR")
     try:
         frozen = convert_variables_to_constants_from_session_graph(session, definition, sorted(wanted))
     finally:
         logger.setLevel(level)
+    inputs = {spec.tensor_name.split(":")[0] for s in signatures.values() for spec in s.inputs.values()}
+    # What is fed must not be a constant to whoever computes constants.
+    if all(session.graph.get_operation_by_name(name).type == "Placeholder" for name in inputs):
+        try:
+            yield fold(simplify(frozen, wanted), wanted), True
+        except Exception:
+            log.exception("folding failed; the graph is frozen only")
+    yield frozen, False
+
+
+def _open(definition: Any, config: Any) -> Any:
     graph = tf.Graph()
     with graph.as_default():
-        tf.graph_util.import_graph_def(frozen, name="")
-    return tf.compat.v1.Session(graph=graph, config=config)
+        tf.graph_util.import_graph_def(definition, name="")
+    own = config_pb2.ConfigProto()
+    own.CopyFrom(config)
+    # The weights are part of the graph now, and a session keeps up to three copies of its graph for uses that this one
+    # has not: extending it, and telling how it was divided among devices.
+    own.experimental.optimize_for_static_graph = True
+    own.experimental.disable_output_partition_graphs = True
+    own.graph_options.place_pruned_graph = True
+    return tf.compat.v1.Session(graph=graph, config=own)
 
 
-def _differs(session: Any, twin: Any, signature: Signature, samples: Sequence[dict[str, Array]]) -> str | None:
+def _differs(
+    session: Any, frozen: Callable[..., list[Any]], signature: Signature, samples: Sequence[dict[str, Array]]
+) -> str | None:
     """Return why the frozen answers may not be used; None when they agree on all samples."""
-    feeds = [spec.tensor_name for spec in signature.inputs.values()]
-    fetches = [spec.tensor_name for spec in signature.outputs.values()]
-    options = tf.compat.v1.RunOptions
+    feeds, fetches = _key(signature)
     for sample in samples or [draw_sample(signature, rows) for rows in (1, 3)]:
         values = dict(zip(feeds, (sample[alias] for alias in signature.inputs), strict=True))
         try:
-            expected = session.run(fetches, values, options=options())
-            got = twin.run(fetches, values, options=options())
+            expected = session.run(fetches, values, options=tf.compat.v1.RunOptions())
+            got = frozen(*map(np.asarray, values.values()))
         except (tf.errors.OpError, ValueError, TypeError) as error:
             return f"no sample input to prove it with: {str(error).splitlines()[0][:200]}"
         for alias, a, b in zip(signature.outputs, expected, got, strict=True):
