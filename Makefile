@@ -34,8 +34,9 @@ lint: $(INSTALLED) ## Check style, format and types
 lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
-bench: $(INSTALLED) ## Measure the foundation: start, deploy, memory, throughput
-	$(BIN)/python -m tests.bench.foundation $(ARGS)
+bench: $(INSTALLED) ## Measure the foundation, then the data plane (ARGS: --quick; --markdown FILE of the latter)
+	$(BIN)/python -m tests.bench.foundation $(filter --quick,$(ARGS))
+	$(BIN)/python -m tests.bench.data_plane $(ARGS)
 
 install: $(INSTALLED) ## Make .venv (the other targets do it by themselves)
 

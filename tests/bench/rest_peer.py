@@ -64,7 +64,8 @@ class RestPeer:
 
 async def _serve() -> None:
     application = web.Application([("/v1/models/half_plus_two:predict", _Predict)])
-    (socket,) = netutil.bind_sockets(0, "127.0.0.1")
+    # Room for 512 connections that come at once: what does not get in comes again a second later.
+    (socket,) = netutil.bind_sockets(0, "127.0.0.1", backlog=1024)
     httpserver.HTTPServer(application).add_socket(socket)
     print(socket.getsockname()[1], flush=True)
     await asyncio.Event().wait()
