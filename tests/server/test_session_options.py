@@ -10,7 +10,14 @@ import pytest
 from google.protobuf import text_format
 
 from serving_server.errors import InvalidArgumentError
-from serving_server.session_options import DeviceOptions, SessionDecision, SessionFlags, decide, read_template
+from serving_server.session_options import (
+    DeviceOptions,
+    SessionDecision,
+    SessionFlags,
+    decide,
+    read_template,
+    share_processors,
+)
 from serving_server.wire.session_config import config_proto
 
 
@@ -34,6 +41,16 @@ def test_memory_grows_and_ops_run_in_the_caller_s_thread_when_nothing_is_said() 
     assert config.gpu_options.per_process_gpu_memory_fraction == 0
     assert config.allow_soft_placement
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (0, -1)
+
+
+@pytest.mark.parametrize(
+    ("said", "batches", "processors", "threads"),
+    [(0, 2, 2, 1), (0, 1, 2, 2), (0, 4, 16, 4), (0, 8, 2, 1), (3, 2, 2, 3)],
+)
+def test_batches_that_run_at_once_share_the_processors(said: int, batches: int, processors: int, threads: int) -> None:
+    session = decide(SessionFlags(intra_op=said)).config
+    config = config_proto().FromString(share_processors(session, batches, processors))
+    assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (threads, -1)
 
 
 @pytest.mark.parametrize(
