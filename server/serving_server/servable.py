@@ -27,7 +27,7 @@ from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
 from serving_server.metrics.loads import LoadCounters
-from serving_server.session_options import SessionFlags, decide
+from serving_server.session_options import SessionFlags, decide, share_processors
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import SignatureDefMap
@@ -165,7 +165,7 @@ class ServedVersion:
             "path": str(self.path),
             "tags": list(self._options.tags),
             "tflite": self._options.prefer_tflite,
-            "session": base64.b64encode(self._options.session).decode(),
+            "session": base64.b64encode(self._session_config(batching)).decode(),
             "warmup": self._options.warmup,
             "warmup_iterations": self._options.warmup_iterations,
             "check_method_names": self._options.check_method_names,
@@ -187,6 +187,12 @@ class ServedVersion:
 
     def _lanes_for(self, batching: BatchingParameters | None) -> int:
         return min(_MAX_LANES, max(self._options.lanes, batching.num_batch_threads if batching is not None else 0))
+
+    def _session_config(self, batching: BatchingParameters | None) -> bytes:
+        # Without batching nobody has said how much runs at once; a lone request may use all processors.
+        if batching is None:
+            return self._options.session
+        return share_processors(self._options.session, batching.num_batch_threads, os.cpu_count() or 1)
 
     def _on_message(self, message: Message) -> None:
         event = message["event"]
