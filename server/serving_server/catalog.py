@@ -25,7 +25,7 @@ from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
 from serving_server.metrics.loads import LoadCounters
-from serving_server.model_config import absolute, check_name, models_of
+from serving_server.model_config import ModelConfigError, absolute, check_name, models_of
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
@@ -126,6 +126,7 @@ class Catalog:
             options.warmup,
             options.freeze,
             options.prefer_tflite,
+            options.op_libraries,
             warmup_iterations=options.warmup_iterations,
             check_method_names=options.check_method_names,
         )
@@ -200,12 +201,15 @@ class Catalog:
 
         Raises
         ------
-        ServingError
+        ModelConfigError
             A label points at a version that it may not; nothing has changed.
         """
-        for model in models:
+        for index, model in enumerate(models):
             check_name(model.name)
-            self.labels.check(model.name, model.labels)
+            try:
+                self.labels.check(model.name, model.labels)
+            except ServingError as error:
+                raise ModelConfigError(error, index) from None
         self.labels.replace_all({model.name: dict(model.labels) for model in models})
         listed = {model.name for model in models}
         new = [model.name for model in models if model.name not in self._entries]
