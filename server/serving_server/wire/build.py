@@ -24,6 +24,12 @@ PROTOS = (
     "tensorflow_serving.proto",
     "batching_parameters.proto",
     "serialized_examples.proto",
+    "services.proto",
+    "monitoring.proto",
+    "health.proto",
+    "profiler.proto",
+    "reflection_v1.proto",
+    "reflection_v1alpha.proto",
 )
 
 
