@@ -50,6 +50,8 @@ VERSIONS: dict[str, tuple[int, ...]] = {
     "no_signatures": (1,),
     "counter": (1,),
     "variable_length": (1,),
+    "examples": (1, 2),
+    "examples_tf2": (1,),
 }
 
 
@@ -310,6 +312,106 @@ def _variable_length(tf: Any, path: Path, version: int) -> None:
         return {"serving_default": ({"x": x}, {"total": tf.reduce_sum(x, axis=1)})}
 
     _save_graph(tf, path, build)
+
+
+def _examples(tf: Any, path: Path, version: int) -> None:
+    """What an estimator exports, signatures that take serialized tf.Examples, and some that fit no method.
+
+    Features: x float [] (needed), k int64 [] (0), s bytes [] (""). With y = x * 0.5 + (version + 1):
+    serving_default, classify: classes ["a","b"] and scores [x,y];  classes_only, scores_only: one of them;  regress: y
+    [-1];  regress_column: y [-1,1];  regress_other: -x, of an input tensor of its own;  features (Predict): x, k, s;
+    untyped: scores, with a method_name of nobody. The names of the others say what is wrong with them.
+    """
+    v1 = tf.compat.v1
+    classify, regress, predict = (f"tensorflow/serving/{name}" for name in ("classify", "regress", "predict"))
+    with tf.Graph().as_default(), v1.Session() as session:
+
+        def parse(name: str) -> tuple[Any, dict[str, Any]]:
+            strings = v1.placeholder(tf.string, [None], name=name)
+            spec = {
+                "x": tf.io.FixedLenFeature([], tf.float32),
+                "k": tf.io.FixedLenFeature([], tf.int64, 0),
+                "s": tf.io.FixedLenFeature([], tf.string, ""),
+            }
+            return strings, tf.io.parse_example(strings, spec)
+
+        strings, features = parse("tf_example")
+        other, other_features = parse("other_example")
+        x = features["x"]
+        scale = v1.get_variable("scale", initializer=tf.constant(0.5), use_resource=True)
+        y = tf.add(x * scale, version + 1.0, name="y")
+        scores = tf.stack([x, y], axis=1, name="scores")
+        classes = tf.tile(tf.constant([["a", "b"]]), [tf.shape(x)[0], 1], name="classes")
+        numbers = v1.placeholder(tf.float32, [None], name="numbers")
+        both = {"classes": classes, "scores": scores}
+        wanted: dict[str, tuple[str, Any, dict[str, Any]]] = {
+            "serving_default": (classify, strings, both),
+            "classify": (classify, strings, both),
+            "classes_only": (classify, strings, {"classes": classes}),
+            "scores_only": (classify, strings, {"scores": scores}),
+            "regress": (regress, strings, {"outputs": y}),
+            "regress_column": (regress, strings, {"outputs": y[:, None]}),
+            "regress_other": (regress, other, {"outputs": -other_features["x"]}),
+            "features": (predict, strings, features),
+            "untyped": ("nobody/knows", strings, {"scores": scores}),
+            "numbers": (classify, numbers, {"scores": numbers[:, None]}),
+            "inputs_elsewhere": (classify, {"examples": strings}, {"scores": scores, "outputs": y}),
+            "regress_inputs_elsewhere": (regress, {"examples": strings}, {"outputs": y}),
+            "two_inputs": (classify, {"inputs": strings, "more": other}, {"outputs": y}),
+            "three_outputs": (classify, strings, {**both, "y": y}),
+            "two_regressions": (regress, strings, {"outputs": y, "more": x}),
+            "neither_output": (classify, strings, {"y": y}),
+            "flat_scores": (classify, strings, {"scores": y}),
+            "flat_classes": (classify, strings, {"classes": tf.as_string(y)}),
+            "double_scores": (classify, strings, {"scores": tf.cast(scores, tf.float64)}),
+            "int_classes": (classify, strings, {"classes": features["k"][:, None]}),
+            "one_row": (classify, strings, {"scores": scores[:1]}),
+            "one_row_of_classes": (classify, strings, {"classes": classes[:1]}),
+            "more_scores": (classify, strings, {"classes": classes, "scores": tf.concat([scores, scores], 1)}),
+            "regress_two_columns": (regress, strings, {"outputs": scores}),
+            "regress_one_row": (regress, strings, {"outputs": y[:1]}),
+            "regress_int": (regress, strings, {"outputs": features["k"]}),
+        }
+        signatures = {}
+        for name, (method, inputs, outputs) in wanted.items():
+            given = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+            signatures[name] = v1.saved_model.signature_def_utils.build_signature_def(
+                {alias: v1.saved_model.build_tensor_info(tensor) for alias, tensor in given.items()},
+                {alias: v1.saved_model.build_tensor_info(tensor) for alias, tensor in outputs.items()},
+                method,
+            )
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(path))
+        tags = [v1.saved_model.tag_constants.SERVING]
+        builder.add_meta_graph_and_variables(session, tags, signature_def_map=signatures, strip_default_attrs=True)
+        builder.save()
+
+
+def _examples_tf2(tf: Any, path: Path, version: int) -> None:
+    """Classification and regression as a `tf.Module`, whose signatures are all for Predict: serving_default and
+    regress, the functions of `examples` version 1."""
+
+    class Examples(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable(0.5)
+
+        def _x(self, inputs: Any) -> Any:
+            return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def classify(self, inputs: Any) -> Any:
+            x = self._x(inputs)
+            classes = tf.tile(tf.constant([["a", "b"]]), [tf.shape(x)[0], 1])
+            return {"classes": classes, "scores": tf.stack([x, x * self.scale + 2.0], axis=1)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def regress(self, inputs: Any) -> Any:
+            return {"outputs": self._x(inputs) * self.scale + 2.0}
+
+    module = Examples()
+    signatures = {"serving_default": module.classify, "regress": module.regress}
+    tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def build_all(outdir: Path) -> None:

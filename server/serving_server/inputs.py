@@ -10,15 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from serving_server.errors import FailedPreconditionError, InvalidArgumentError
-from serving_server.signatures import DEFAULT_SIGNATURE, Signature, TensorSpec
+from serving_server.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from serving_server.signatures import (
+    CLASSIFY_METHOD,
+    DEFAULT_SIGNATURE,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    Signature,
+    TensorSpec,
+)
 from serving_server.tensors import Array, by_numpy
 
 __all__ = [
     "SignatureNotFoundError",
     "check_dtypes",
     "check_inputs",
+    "check_method",
     "describe",
+    "describe_names",
+    "example_signature",
+    "offered",
     "select_outputs",
     "shape_hint",
     "signature_of",
@@ -29,10 +40,14 @@ class SignatureNotFoundError(FailedPreconditionError):
     """No such signature in this version. REST words it differently, so it keeps the name."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        offered = ", ".join(f'"{n}"' for n in known if not n.startswith("__saved_model")) or "none"
-        super().__init__(f'Serving signature key "{name}" not found. (this version has: {offered})')
+        self.offered = offered(known)
+        super().__init__(f'Serving signature key "{name}" not found. (this version has: {self.offered})')
         self.signature_name = name
-        self.offered = offered
+
+
+def offered(known: Iterable[str]) -> str:
+    """Return the signatures that a client may ask for, as errors list them."""
+    return ", ".join(f'"{n}"' for n in known if not n.startswith("__saved_model")) or "none"
 
 
 def signature_of(signatures: Mapping[str, Signature], name: str) -> Signature:
@@ -49,10 +64,48 @@ def signature_of(signatures: Mapping[str, Signature], name: str) -> Signature:
     return signature
 
 
+def example_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
+    """Return a signature for Classify or Regress by name, which they word in their own way; see `signature_of`.
+
+    Raises
+    ------
+    InvalidArgumentError
+    """
+    name = name or DEFAULT_SIGNATURE
+    signature = signatures.get(name)
+    if signature is None:
+        msg = f"No signature was found with the name: {name} (this version has: {offered(signatures)})"
+        raise InvalidArgumentError(msg)
+    return signature
+
+
+def check_method(signature: Signature) -> None:
+    """Check that a signature's method is one that Predict may run (``--enable_signature_method_name_check``).
+
+    Raises
+    ------
+    InternalError
+        Naming the signature and its method.
+    """
+    if signature.method_name not in {PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD}:
+        msg = (
+            "Expected prediction signature method_name to be one of "
+            f"{{{PREDICT_METHOD}, {CLASSIFY_METHOD}, {REGRESS_METHOD}}}. Was: {signature.method_name} "
+            f'(signature "{signature.name}")'
+        )
+        raise InternalError(msg)
+
+
 def describe(spec: TensorSpec) -> str:
     """Return a tensor's type as people write it: ``float [-1, 4]``; ``?`` for what the model leaves open."""
     dtype = spec.dtype.name if spec.dtype is not None else "an unsupported type"
     return f"{dtype} {'of any rank' if spec.shape is None else list(spec.shape)}"
+
+
+def describe_names(signature: Signature) -> str:
+    """Return the aliases of a signature's tensors, to be put after an error."""
+    inputs, outputs = (", ".join(aliases) or "none" for aliases in (signature.inputs, signature.outputs))
+    return f'(signature "{signature.name}" has inputs: {inputs}; outputs: {outputs})'
 
 
 def _wanted(signature: Signature) -> str:

@@ -13,8 +13,11 @@ from typing import Any, Final
 from serving_server.tensors import Array, DType, TensorParsingError, by_enum, to_array
 
 __all__ = [
+    "CLASSIFY_METHOD",
     "DEFAULT_SIGNATURE",
     "INIT_SIGNATURES",
+    "PREDICT_METHOD",
+    "REGRESS_METHOD",
     "Signature",
     "TensorSpec",
     "parse_signature",
@@ -23,6 +26,12 @@ __all__ = [
 
 #: What an empty `signature_name` means (saved_model/signature_constants).
 DEFAULT_SIGNATURE: Final = "serving_default"
+
+#: What `SignatureDef.method_name` says a signature is made for (saved_model/signature_constants). TF2 exports say that
+#: all of theirs are for Predict.
+PREDICT_METHOD: Final = "tensorflow/serving/predict"
+CLASSIFY_METHOD: Final = "tensorflow/serving/classify"
+REGRESS_METHOD: Final = "tensorflow/serving/regress"
 
 #: Bookkeeping entries of TF2 exports: listed in metadata, never called by clients.
 INIT_SIGNATURES: Final = frozenset({"__saved_model_init_op", "__saved_model_train_op"})

@@ -37,8 +37,8 @@ def cut_details(message: str) -> str:
     return message if len(message) <= _MAX_DETAILS else message[:_MAX_DETAILS] + "...TRUNCATED"
 
 
-def decode(message_class: Any, data: bytes) -> Any:
-    """Parse a request.
+def decode(message_class: Any, data: bytes, name: str = "") -> Any:
+    """Parse a request; `name` is what clients call its message, where ours has another name.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def decode(message_class: Any, data: bytes) -> Any:
     try:
         return message_class.FromString(data)
     except DecodeError as error:
-        raise InternalError(f"cannot parse {message_class.DESCRIPTOR.full_name}: {error}") from None
+        raise InternalError(f"cannot parse {name or message_class.DESCRIPTOR.full_name}: {error}") from None
 
 
 def target(request: Any) -> ServableSpec:

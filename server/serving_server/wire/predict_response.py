@@ -17,7 +17,7 @@ import numpy as np
 from serving_server.tensors import Array, DType, fill_proto
 from serving_server.wire.messages import ModelSpec, TensorProto
 
-__all__ = ["encode"]
+__all__ = ["delimited", "encode", "spec_field"]
 
 #: Typed fields of TensorProto that hold an array's memory as it is, by their numbers. NumPy keeps bools as bytes 0, 1.
 _RAW_FIELDS: Final = {"float_val": 5, "double_val": 6, "scomplex_val": 9, "bool_val": 11, "dcomplex_val": 12}
@@ -39,19 +39,20 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _delimited(field: int, size: int) -> bytes:
+def delimited(field: int, size: int) -> bytes:
+    """Return what stands before `size` bytes of a field: its tag and that length."""
     return _varint(field << 3 | 2) + _varint(size)
 
 
-def _spec(name: str, version: int, signature: str) -> bytes:
-    """Return field 2 of the response, the ModelSpec."""
+def spec_field(name: str, version: int, signature: str) -> bytes:
+    """Return field 2 of a response, its ModelSpec."""
     key = (name, version, signature)
     found = _specs.get(key)
     if found is None:
         spec = ModelSpec(name=name, signature_name=signature)
         spec.version.value = version
         data = spec.SerializeToString()
-        found = _delimited(2, len(data)) + data
+        found = delimited(2, len(data)) + data
         if len(_specs) >= _REMEMBERED:
             _specs.clear()
         _specs[key] = found
@@ -61,8 +62,8 @@ def _spec(name: str, version: int, signature: str) -> bytes:
 def _entry(alias: str, tensor_size: int) -> bytes:
     """Return what stands before a TensorProto of that size in an entry of `outputs` (field 1)."""
     key = alias.encode()
-    start = _delimited(1, len(key)) + key + _delimited(2, tensor_size)
-    return _delimited(1, len(start) + tensor_size) + start
+    start = delimited(1, len(key)) + key + delimited(2, tensor_size)
+    return delimited(1, len(start) + tensor_size) + start
 
 
 def _head(alias: str, dtype: DType, shape: tuple[int, ...], field: int, nbytes: int) -> bytes:
@@ -72,7 +73,7 @@ def _head(alias: str, dtype: DType, shape: tuple[int, ...], field: int, nbytes: 
     for size in shape:
         proto.tensor_shape.dim.add(size=size)
     # An empty packed field is not written at all.
-    start = bytes(proto.SerializeToString()) + (_delimited(field, nbytes) if nbytes else b"")
+    start = bytes(proto.SerializeToString()) + (delimited(field, nbytes) if nbytes else b"")
     return _entry(alias, len(start) + nbytes) + start
 
 
@@ -116,5 +117,5 @@ def encode(
                 _heads.clear()
             _heads[key] = head
         parts += (head, np.asarray(array, dtype.numpy).tobytes())
-    parts.append(_spec(name, version, signature))
+    parts.append(spec_field(name, version, signature))
     return b"".join(parts)

@@ -1,0 +1,203 @@
+"""Classify, Regress and MultiInference, decided once for gRPC, REST and warmup: what runs, and what comes of it.
+
+Each is one run of the graph that feeds the serialized examples to one input, or to several at once, so that these
+requests wait in the same queues and share batches as those of Predict do. Everything runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
+
+from serving_server import classification, multi_inference, regression
+from serving_server.batching.task import Task
+from serving_server.classification import Classifications
+from serving_server.errors import InternalError, ResourceExhaustedError, ServingError
+from serving_server.inference import Resolved
+from serving_server.inputs import check_dtypes, example_signature
+from serving_server.multi_inference import InferenceTask, Plan
+from serving_server.servable import ServedVersion
+from serving_server.signatures import CLASSIFY_METHOD, REGRESS_METHOD
+from serving_server.tensors import Array
+
+__all__ = ["MAX_UNIONS", "ExampleInference", "OnAnswer"]
+
+T = TypeVar("T")
+
+#: Sets of tensors that the MultiInference requests of one version may ask for. The worker keeps a callable of each.
+MAX_UNIONS: Final = 64
+
+#: (model, version, label) to the version that answers.
+Lookup = Callable[[str, int | None, str | None], ServedVersion]
+
+#: Called once, later, on the loop, with the answer or with an error; the answer's arrays are good inside it only.
+OnAnswer = Callable[[T | None, ServingError | None], None]
+
+
+class ExampleInference:
+    """Answers requests whose input is a list of tf.Examples.
+
+    Parameters
+    ----------
+    lookup : callable
+        From what a ModelSpec names to the version that answers; see `Inference.servable`.
+    check_method_names : bool
+        Refuse signatures that were not made for the method (``--enable_signature_method_name_check``).
+    """
+
+    def __init__(self, lookup: Lookup, *, check_method_names: bool) -> None:
+        self._lookup = lookup
+        self._check = check_method_names
+        self._loop = asyncio.get_running_loop()
+
+    # -- Classify and Regress ------------------------------------------------------------------------------------------
+
+    def classification(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+        """Return the target of a Classify request.
+
+        Raises
+        ------
+        ServingError
+            As `Inference.servable`, or the signature is missing or cannot classify.
+        """
+        return self._target(CLASSIFY_METHOD, self._lookup(model, version, label), signature_name)
+
+    def regression(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+        """Return the target of a Regress request; raises as `classification` does."""
+        return self._target(REGRESS_METHOD, self._lookup(model, version, label), signature_name)
+
+    def _target(self, method: str, servable: ServedVersion, name: str) -> Resolved:
+        found = servable.resolved.get((method, name))
+        if found is None:
+            signature = example_signature(servable.signatures, name)
+            definition = servable.signature_defs.signature_def[signature.name]
+            check = (classification if method == CLASSIFY_METHOD else regression).check
+            outputs = check(signature, definition, method_name=self._check)
+            found = Resolved(servable, signature, outputs, servable.statistics.requests(signature.name))
+            servable.resolved[method, name] = found
+        return cast("Resolved", found)
+
+    def classify(
+        self, resolved: Resolved, strings: Array, deadline: float | None, on_done: OnAnswer[Classifications]
+    ) -> Callable[[], None]:
+        """Classify examples.
+
+        Parameters
+        ----------
+        resolved : Resolved
+            From `classification`.
+        strings : ndarray of object
+            Serialized examples, [number of examples] (see `serving_server.examples`).
+        deadline : float or None
+            On the loop's clock.
+        on_done : callable
+            Not called after a cancel.
+
+        Returns
+        -------
+        callable
+            Cancels the request.
+
+        Raises
+        ------
+        ServingError
+            When the signature's input takes no strings, or the request cannot be queued.
+        """
+        count = len(strings)
+
+        def read(outputs: Mapping[str, Array]) -> Classifications:
+            return classification.result(outputs, count)
+
+        return self._run("Classify", resolved, strings, deadline, read, on_done)
+
+    def regress(
+        self, resolved: Resolved, strings: Array, deadline: float | None, on_done: OnAnswer[Array]
+    ) -> Callable[[], None]:
+        """Give each example a value; as `classify`, with a target from `regression`."""
+        count = len(strings)
+
+        def read(outputs: Mapping[str, Array]) -> Array:
+            return regression.result(outputs, count)
+
+        return self._run("Regress", resolved, strings, deadline, read, on_done)
+
+    # -- MultiInference ------------------------------------------------------------------------------------------------
+
+    def multi(self, version: int | None, label: str | None, tasks: Sequence[InferenceTask]) -> tuple[Resolved, Plan]:
+        """Return the target of a MultiInference request, and what of it each task wants.
+
+        Parameters
+        ----------
+        version, label
+            Of the first task: as in TensorFlow Serving, those of the others do not count.
+        tasks : sequence of InferenceTask
+
+        Raises
+        ------
+        ServingError
+            As `Inference.servable` and `multi_inference.plan`.
+        """
+        servable = self._lookup(tasks[0].model if tasks else "", version, label)
+        definitions = servable.signature_defs.signature_def
+        wanted = multi_inference.plan(tasks, servable.signatures, definitions, method_name=self._check)
+        unions: dict[Any, Resolved] = servable.resolved.setdefault(("unions",), {})
+        key = (wanted.feeds, wanted.fetches)
+        found = unions.get(key)
+        if found is None:
+            if len(unions) >= MAX_UNIONS:
+                msg = (
+                    f"MultiInference requests have asked version {servable.version} of model {servable.model} for "
+                    f"{MAX_UNIONS} different sets of tensors; it takes no more. Ask for sets that were asked for "
+                    "before, or by Classify and Regress"
+                )
+                raise ResourceExhaustedError(msg)
+            signature = multi_inference.union(wanted)
+            requests = servable.statistics.requests(signature.name)
+            found = unions[key] = Resolved(servable, signature, wanted.fetches, requests)
+        return found, wanted
+
+    def infer(
+        self,
+        resolved: Resolved,
+        wanted: Plan,
+        strings: Array,
+        deadline: float | None,
+        on_done: OnAnswer[list[Classifications | Array]],
+    ) -> Callable[[], None]:
+        """Fulfil all tasks of a plan in one run; as `classify`, with target and plan from `multi`."""
+        count = len(strings)
+
+        def read(outputs: Mapping[str, Array]) -> list[Classifications | Array]:
+            return multi_inference.results(wanted, outputs, count)
+
+        return self._run("MultiInference", resolved, strings, deadline, read, on_done)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        api: str,
+        resolved: Resolved,
+        strings: Array,
+        deadline: float | None,
+        read: Callable[[Mapping[str, Array]], T],
+        on_done: OnAnswer[T],
+    ) -> Callable[[], None]:
+        def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
+            if outputs is None:
+                on_done(None, error or InternalError("no outputs and no error"))
+                return
+            try:
+                answer = read(outputs)
+            except ServingError as problem:
+                on_done(None, problem)
+            else:
+                on_done(answer, None)
+
+        signature = resolved.signature
+        inputs = dict.fromkeys(signature.inputs, strings)
+        check_dtypes(signature, inputs)
+        return resolved.servable.submit(
+            Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, done, api)
+        )
