@@ -20,6 +20,7 @@ from serving_server.batching.parameters_file import of_version
 from serving_server.config_file import ConfigFilePoll
 from serving_server.errors import NotFoundError, ServingError
 from serving_server.forkserver.client import ForkServer
+from serving_server.free_memory import give_back
 from serving_server.labels import Labels
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.source import VersionSource
@@ -412,12 +413,20 @@ class Catalog:
         """Tries to load a version, and warmups."""
         return self._loader.loads
 
+    def loaded(self) -> list[ServedVersion]:
+        """Return all AVAILABLE versions of all models."""
+        return [served for name in self.names() for _, served in self._served(name)]
+
     def running(self, name: str) -> dict[int, int]:
         """Return how many requests run in each AVAILABLE version of a model."""
         return {view.version: served.running for view, served in self._served(name)}
 
     def _trim(self) -> None:
+        busy = False
         for name in self.names():
             for _, served in self._served(name):
                 served.trim()
+                busy |= served.pending > 0
+        if not busy:
+            give_back()
         self._trimmer = asyncio.get_running_loop().call_later(_TRIM_SECONDS, self._trim)

@@ -9,7 +9,7 @@ from typing import Any
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import read_batching_file
 from serving_server.config_file import read_model_config
-from serving_server.errors import InvalidArgumentError, UnimplementedError
+from serving_server.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from serving_server.flags import FLAGS
 from serving_server.model_config import absolute
 from serving_server.options import ModelOptions, ServerOptions
@@ -73,6 +73,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         warmup_iterations=max(1, values["num_request_iterations_for_warmup"]),
         freeze=values["freeze_variables"],
         prefer_tflite=values["prefer_tflite_model"],
+        op_libraries=_op_libraries(values["custom_op_libraries"]),
         request_log_megabytes=_at_least(values, "request_log_max_megabytes", 1),
         request_log_files=_at_least(values, "request_log_max_files", 0),
         num_load_threads=max(0, values["num_load_threads"]) or 4,
@@ -134,6 +135,14 @@ def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...] | None:
     if values["record_file"]:
         return None  # models come through the control channel
     raise InvalidArgumentError("Both server_options.model_base_path and server_options.model_config_file are empty!")
+
+
+def _op_libraries(text: str) -> tuple[str, ...]:
+    paths = tuple(path for path in text.split(",") if path)
+    for path in paths:
+        if not Path(path).is_absolute() or not Path(path).is_file():
+            raise NotFoundError(f"--custom_op_libraries: {path} is not the absolute path of a file")
+    return paths
 
 
 def _at_least(values: dict[str, Any], name: str, least: int) -> int:

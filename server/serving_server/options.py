@@ -118,6 +118,7 @@ class ServerOptions:
     warmup_iterations: int = 1
     freeze: bool = True
     prefer_tflite: bool = False
+    op_libraries: tuple[str, ...] = ()
     request_log_megabytes: int = MAX_MEGABYTES
     request_log_files: int = MAX_FILES
     num_load_threads: int = 4

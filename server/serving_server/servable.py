@@ -27,6 +27,7 @@ from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
 from serving_server.metrics.loads import LoadCounters
+from serving_server.profiles import WorkerProfiles
 from serving_server.session_options import SessionFlags, decide, share_processors
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
@@ -63,6 +64,8 @@ class LoadOptions:
         Make variables constants where that is provably harmless.
     prefer_tflite : bool
         Run ``model.tflite`` where a version has one.
+    op_libraries : tuple of str
+        Shared libraries with custom ops, loaded before the model.
     lanes : int
         Runs at once per version when batching is off, at most 64.
     warmup_iterations : int
@@ -76,6 +79,7 @@ class LoadOptions:
     warmup: bool = True
     freeze: bool = True
     prefer_tflite: bool = False
+    op_libraries: tuple[str, ...] = ()
     lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     warmup_iterations: int = 1
     check_method_names: bool = False
@@ -120,6 +124,8 @@ class ServedVersion:
         self._loads = loads
         self._step = ""
         self._step_since = 0.0
+        #: Profiles that its worker is asked for.
+        self.profiles = WorkerProfiles(self._tell)
         self._loop = asyncio.get_running_loop()
         self._options = options
         self._forkserver = forkserver
@@ -165,6 +171,7 @@ class ServedVersion:
             "path": str(self.path),
             "tags": list(self._options.tags),
             "tflite": self._options.prefer_tflite,
+            "op_libraries": list(self._options.op_libraries),
             "session": base64.b64encode(self._session_config(batching)).decode(),
             "warmup": self._options.warmup,
             "warmup_iterations": self._options.warmup_iterations,
@@ -209,8 +216,14 @@ class ServedVersion:
             else:
                 if not self._loaded.done():
                     self._loaded.set_result(None)
+        elif event == "profiled":
+            self.profiles.told(message)
         elif event == "failed":
             self._fail_load(ServingError(message["message"], StatusCode(message["code"])))
+
+    def _tell(self, message: Message) -> None:
+        assert self._control is not None, "not loaded"
+        self._control.send(message)
 
     def _next_step(self, step: str) -> None:
         if step == "warmup":
@@ -318,6 +331,7 @@ class ServedVersion:
         error = UnavailableError(
             f"the worker of model '{self.model}' version {self.version} {_was(reason)}; the request may be retried"
         )
+        self.profiles.fail(error)
         self._fail_load(UnavailableError(f"the worker was lost while loading {self.path}: it {_was(reason)}"))
         if self._scheduler is not None:
             self._scheduler.fail(error)
@@ -327,6 +341,7 @@ class ServedVersion:
     async def close(self) -> None:
         """End the worker and free what it holds. Idempotent."""
         self._closing = True
+        self.profiles.fail(UnavailableError(f"model '{self.model}' version {self.version} was unloaded"))
         self.resolved.clear()  # it refers to this object
         if self._scheduler is not None:
             # Nothing is pending after a drain; what a cut-short drain left is answered here.

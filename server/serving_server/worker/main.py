@@ -23,7 +23,8 @@ from serving_server.signatures import INIT_SIGNATURES, Signature, parse_signatur
 from serving_server.tensors import Array
 from serving_server.worker import warmup
 from serving_server.worker.lane import Lane
-from serving_server.worker.model import Model, as_serving_error
+from serving_server.worker.model import Model, as_serving_error, load_op_libraries
+from serving_server.worker.profiler import Profiler
 from serving_server.worker.runner import Runner
 
 __all__ = ["run"]
@@ -41,7 +42,8 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     ----------
     spec : dict
         ``model``, ``version``, ``path``, ``tags``, ``session`` (a `tensorflow.ConfigProto` in base64), ``warmup``,
-        ``warmup_iterations``, ``check_method_names``, ``freeze``, ``tflite``.
+        ``warmup_iterations``, ``check_method_names``, ``freeze``, ``tflite``,
+        ``op_libraries``.
     fds : list of int
         The control socket, then three per lane: packet socket, request buffer, response buffer.
 
@@ -69,6 +71,7 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     try:
         control.send({"event": "step", "step": "load"})
         session_config = base64.b64decode(spec["session"])
+        load_op_libraries(spec["op_libraries"])
         model: Runner
         if spec["tflite"] and (path / "model.tflite").exists():
             from serving_server.worker.tflite import TfliteModel  # few servers have one
@@ -149,6 +152,7 @@ def _add_lanes(model: Runner, fds: list[int]) -> None:
 
 
 def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.Event) -> None:
+    profiler = Profiler(control)
     while True:
         received = control.receive()
         if received is None:
@@ -158,3 +162,7 @@ def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.E
         if message["op"] == "lanes":
             additions.append(fds)
             wake.set()
+        elif message["op"] == "profile":
+            profiler.start(message)
+        elif message["op"] == "end_profile":
+            profiler.stop()

@@ -33,7 +33,7 @@ from serving_server.worker.freeze import Frozen, freeze, frozen_callable
 from serving_server.worker.runner import Runnable
 from serving_server.worker.statefulness import keeps_feeds
 
-__all__ = ["Model", "as_serving_error", "check_folder"]
+__all__ = ["Model", "as_serving_error", "check_folder", "load_op_libraries"]
 
 
 def as_serving_error(error: Exception) -> ServingError:
@@ -46,6 +46,9 @@ def as_serving_error(error: Exception) -> ServingError:
         return ServingError("the worker has no memory for this batch", StatusCode.RESOURCE_EXHAUSTED)
     if isinstance(error, PermissionError):
         return PermissionDeniedError(f"cannot read {error.filename}: {error.strerror}")
+    if isinstance(error, UnicodeDecodeError):
+        # TensorFlow quotes input in its error, which then cannot become a `str`; its code is lost on the way.
+        return InvalidArgumentError(bytes(error.object).decode("utf-8", "replace"))
     if isinstance(error, (TypeError, ValueError)):
         return InvalidArgumentError(str(error))
     return InternalError(f"{type(error).__name__}: {error}")
@@ -86,6 +89,21 @@ def check_folder(path: Path) -> None:
             mode = oct(file.stat().st_mode & 0o7777)
             msg = f"cannot read {file}: permission denied (mode {mode}); chmod +r it for the server's user"
             raise PermissionDeniedError(msg) from None
+
+
+def load_op_libraries(paths: Sequence[str]) -> None:
+    """Make the ops in shared libraries known to this process.
+
+    Raises
+    ------
+    FailedPreconditionError
+        Naming the library that TensorFlow refuses: not a library, or built for another TensorFlow.
+    """
+    for path in paths:
+        try:
+            tf.load_op_library(path)
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise FailedPreconditionError(f"custom op library {path} cannot be loaded: {error}") from error
 
 
 class Model:
