@@ -127,7 +127,14 @@ def same_outcome(one: Outcome, other: Outcome) -> None:
         # An answer that was begun before a reset may have left or not.
         reset = {stream for outcome in (one, other) for stream, answer in outcome.answers.items() if answer.reset}
         served, again = ({n: a for n, a in o.served().items() if n not in reset} for o in (one, other))
-        assert served == again
+        assert served.keys() == again.keys()
+        for stream, (headers, body, trailers) in served.items():
+            other_headers, other_body, other_trailers = again[stream]
+            assert headers == other_headers
+            if trailers and other_trailers:
+                assert (body, trailers) == (other_body, other_trailers)
+            else:  # what a window that shrinks lets out before is a matter of time
+                assert body.startswith(other_body) or other_body.startswith(body)
 
 
 def run(steps: Sequence[Step]) -> Outcome:
