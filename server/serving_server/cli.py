@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from serving_server import __version__
+from serving_server.build_info import tensorflow_version
 from serving_server.errors import ServingError
 from serving_server.flags import FLAGS, FlagValueError, parse_flags, usage
 from serving_server.flags_to_options import build_options
@@ -70,16 +71,7 @@ def _failed(error: ServingError) -> int:
 
 
 def _versions() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {}
-    for package in ("tensorflow", "tensorflow-cpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    library = next(iter(found.values()), "not installed")
-    return f"TensorFlow ModelServer: {__version__} (Serving Workbench)\nTensorFlow Library: {library}"
+    return f"TensorFlow ModelServer: {__version__} (Serving Workbench)\nTensorFlow Library: {tensorflow_version()}"
 
 
 def _configure_logging() -> None:

@@ -14,9 +14,11 @@ from serving_server.flags import FLAGS
 from serving_server.model_config import absolute
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.platform_config import PlatformConfig, read_platform_config
+from serving_server.rest.monitoring import DEFAULT_PATH
 from serving_server.session_options import SessionFlags, SessionTemplate, check_fraction, read_template
-from serving_server.text_files import parse_text
+from serving_server.text_files import parse_text, read_text_proto
 from serving_server.tls import TlsConfig
+from serving_server.wire import messages
 
 __all__ = ["build_options", "read_batching_file", "read_model_config"]
 
@@ -74,6 +76,9 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         freeze=values["freeze_variables"],
         prefer_tflite=values["prefer_tflite_model"],
         op_libraries=_op_libraries(values["custom_op_libraries"]),
+        metrics_path=_metrics_path(values),
+        grpc_health=values["enable_grpc_healthcheck_service"],
+        profiler=values["enable_profiler"],
         request_log_megabytes=_at_least(values, "request_log_max_megabytes", 1),
         request_log_files=_at_least(values, "request_log_max_files", 0),
         num_load_threads=max(0, values["num_load_threads"]) or 4,
@@ -135,6 +140,20 @@ def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...] | None:
     if values["record_file"]:
         return None  # models come through the control channel
     raise InvalidArgumentError("Both server_options.model_base_path and server_options.model_config_file are empty!")
+
+
+def _metrics_path(values: dict[str, Any]) -> str:
+    """Return where the metrics page is; TensorFlow Serving reads the file when there is REST only."""
+    file: str = values["monitoring_config_file"]
+    if not file or not (values["rest_api_port"] or values["ephemeral_ports"]):
+        return ""
+    config = read_text_proto(file, messages.MonitoringConfig()).prometheus_config
+    if not config.enable:
+        return ""
+    path: str = config.path or DEFAULT_PATH
+    if not path.startswith("/") or "?" in path or path.lower().startswith("/v1/") or not path.isascii():
+        raise InvalidArgumentError(f'{file}: path "{path}" must begin with /, lie outside of /v1/ and have no query')
+    return path
 
 
 def _op_libraries(text: str) -> tuple[str, ...]:

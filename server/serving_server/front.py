@@ -24,13 +24,20 @@ from serving_server import __version__
 from serving_server.catalog import Catalog
 from serving_server.control import Control
 from serving_server.errors import UnavailableError
+from serving_server.example_inference import ExampleInference
 from serving_server.inference import Inference
+from serving_server.metrics.registry import Metrics
+from serving_server.metrics.requests import Requests
 from serving_server.options import ServerOptions
 from serving_server.owner import OwnerWatch
 from serving_server.record import Record
 from serving_server.rest.http1 import HttpServer
+from serving_server.rest.monitoring import metrics_page
 from serving_server.rest.server import RestApi
-from serving_server.transports.services import Services
+from serving_server.transports.health import HEALTH_SERVICE, Health
+from serving_server.transports.profiler import PROFILER_SERVICE, Profiler
+from serving_server.transports.reflection import Reflection
+from serving_server.transports.services import MODEL_SERVICE, PREDICTION_SERVICE, MethodGroup, Services
 
 if TYPE_CHECKING:
     from serving_server.transports.grpc_http2 import GrpcHttp2Transport
@@ -78,19 +85,55 @@ class Front:
         self._started_at = time.time()
         self._stopping = asyncio.Event()
         self._catalog = Catalog(options)
-        inference = Inference(self._catalog)
-        self._grpc = _grpc_transport(options, Services(inference, tensor_content=options.tensor_content))
-        self._rest = HttpServer(RestApi(inference, timeout=options.rest_api_timeout, cors=options.rest_api_cors))
+        inference = Inference(self._catalog, check_method_names=options.check_method_names)
+        examples = ExampleInference(inference.servable, check_method_names=options.check_method_names)
+        requests = Requests()
+        metrics = Metrics(self._catalog, requests)
+        self._health = Health(lambda: not inference.unready()) if options.grpc_health else None
+        self._profiler = Profiler(self._catalog.loaded) if options.profiler else None
+        services = Services(
+            inference,
+            examples,
+            tensor_content=options.tensor_content,
+            requests=requests,
+            more=self._more_services(),
+        )
+        services.metric = metrics.value
+        self._grpc = _grpc_transport(options, services)
+        pages = {options.metrics_path: metrics_page(options.metrics_path, metrics.page)} if options.metrics_path else {}
+        self._rest = HttpServer(
+            RestApi(
+                inference,
+                examples,
+                timeout=options.rest_api_timeout,
+                cors=options.rest_api_cors,
+                requests=requests,
+                pages=pages,
+            )
+        )
         control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)
         self._control = HttpServer(control.handle)
         self._owner = OwnerWatch(self.stop_soon)
         self._endpoints: dict[str, str] = {}
+
+    def _more_services(self) -> list[MethodGroup]:
+        names = [PREDICTION_SERVICE, MODEL_SERVICE]
+        groups: list[MethodGroup] = []
+        if self._health is not None:
+            names.append(HEALTH_SERVICE)
+            groups.append(self._health)
+        if self._profiler is not None:
+            names.append(PROFILER_SERVICE)
+            groups.append(self._profiler)
+        return [*groups, Reflection(names)]
 
     def stop_soon(self, reason: str) -> None:
         """Begin an orderly end."""
         if not self._stopping.is_set():
             log.info("stopping: %s", reason)
             self._stopping.set()
+            if self._health is not None:
+                self._health.stop()
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -231,6 +274,10 @@ class Front:
         if self._record is not None:
             self._record.close()  # first: nobody new shall find us
         try:
+            if self._health is not None:
+                self._health.stop()
+            if self._profiler is not None:
+                self._profiler.stop()
             async with asyncio.timeout(_STOP_SECONDS):
                 await asyncio.gather(self._grpc.stop(_DRAIN_SECONDS), self._rest.stop(_DRAIN_SECONDS))
                 await self._catalog.close(_DRAIN_SECONDS)

@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 from serving_server.batching.task import OnDone, Task
 from serving_server.catalog import RELOAD_SECONDS, Catalog
 from serving_server.errors import InvalidArgumentError, NotFoundError, ServingError
-from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
-from serving_server.lifecycle.states import State
+from serving_server.inputs import check_dtypes, check_inputs, check_method, select_outputs, signature_of
+from serving_server.lifecycle.states import State, VersionView
 from serving_server.metrics.requests import SignatureRequests
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
@@ -59,18 +59,39 @@ VersionStatus = tuple[int, str, str, str]
 
 
 class Inference:
-    """The server's answers, for transports to translate."""
+    """The server's answers, for transports to translate.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Parameters
+    ----------
+    catalog : Catalog
+    check_method_names : bool
+        Refuse signatures that are made for something else than inference (``--enable_signature_method_name_check``).
+    """
+
+    def __init__(self, catalog: Catalog, *, check_method_names: bool = False) -> None:
         self._catalog = catalog
+        self._check_method_names = check_method_names
         self._manager = catalog.manager
         self._request_logs = catalog.request_logs.by_model
         self._loop = asyncio.get_running_loop()
 
-    def ready(self) -> bool:
-        """Whether every model has a version that answers and nothing else is on its way."""
-        names = self._manager.model_names()
-        return all(self._manager.serving_version(name) is not None for name in names)
+    def unready(self) -> dict[str, str]:
+        """Return the models that do not answer requests which name no version, each with the reason."""
+        found = {}
+        for name in self._manager.model_names():
+            if self._manager.serving_version(name) is None:
+                try:
+                    self._manager.resolve(name, None)
+                except ServingError as error:
+                    found[name] = error.message
+        return found
+
+    def models(self) -> list[tuple[str, list[VersionStatus], dict[str, int]]]:
+        """Return every model: its name, its versions as `model_status` has them, and its labels."""
+        return [
+            (name, [_status(view) for view in self._manager.versions(name)], self._catalog.labels.of(name))
+            for name in sorted(self._manager.model_names())
+        ]
 
     def servable(self, model: str, version: int | None, label: str | None) -> ServedVersion:
         """Return the version that a ModelSpec names.
@@ -98,6 +119,8 @@ class Inference:
         resolved = servable.resolved.get(signature_name)
         if resolved is None:
             signature = signature_of(servable.signatures, signature_name)
+            if self._check_method_names:
+                check_method(signature)
             requests = servable.statistics.requests(signature.name)
             resolved = Resolved(servable, signature, tuple(signature.outputs), requests)
             servable.resolved[signature_name] = resolved
@@ -197,7 +220,7 @@ class Inference:
                 reason = f"no model of that name; this server has: {', '.join(self._manager.model_names()) or 'none'}"
             hint = f" ({reason})" if reason else ""
             raise NotFoundError(f"Could not find {what} of model {model}{hint}")
-        return [(v.version, State(v.state).name, v.error_code.name, v.error_message) for v in views]
+        return [_status(view) for view in views]
 
     def metadata(self, model: str, version: int | None, label: str | None) -> tuple[int, Any]:
         """Return the version that a ModelSpec names and its `SignatureDefMap`."""
@@ -233,3 +256,7 @@ class Inference:
         except ServingError as error:
             log.error("ReloadConfig failed: %s", error.message)
             raise
+
+
+def _status(view: VersionView) -> VersionStatus:
+    return (view.version, State(view.state).name, view.error_code.name, view.error_message)

@@ -82,6 +82,10 @@ class ServerOptions:
     session : SessionFlags
     session_template : SessionTemplate or None
         From ``--tensorflow_session_config_file``.
+    metrics_path : str
+        Of the metrics page on the REST port; empty for none.
+    grpc_health, profiler : bool
+        Have grpc.health.v1.Health and tensorflow.ProfilerService on the gRPC port.
     record_file : Path or None
         Where to tell the workbench how to reach us; also turns the control channel on.
     lifeline_fd : int or None
@@ -119,6 +123,9 @@ class ServerOptions:
     freeze: bool = True
     prefer_tflite: bool = False
     op_libraries: tuple[str, ...] = ()
+    metrics_path: str = ""
+    grpc_health: bool = False
+    profiler: bool = True
     request_log_megabytes: int = MAX_MEGABYTES
     request_log_files: int = MAX_FILES
     num_load_threads: int = 4

@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from serving_server.metrics.histogram import Histogram
 
 __all__ = ["CONTENT_TYPE", "Family", "exposition"]
 
 CONTENT_TYPE = "text/plain"
-
-Labels = tuple[str, ...]
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,7 +40,7 @@ class Family:
     name: str
     kind: str
     labels: tuple[str, ...] = ()
-    samples: dict[Labels, int | float | Histogram] = dataclasses.field(default_factory=dict)
+    samples: dict[Any, Any] = dataclasses.field(default_factory=dict)
     help: str = ""
 
 

@@ -12,13 +12,18 @@ from time import perf_counter
 from typing import Final
 
 from serving_server.errors import StatusCode
-from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram
+from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram, exponential
 
-__all__ = ["MAX_NAMES", "OTHER", "RequestCell", "Requests", "SignatureRequests"]
+__all__ = ["ENTRYPOINT_REST", "MAX_NAMES", "OTHER", "RequestCell", "Requests", "SignatureRequests"]
 
 #: Model names that clients made up and that have a series of their own; the others are counted under `OTHER`.
 MAX_NAMES: Final = 256
 OTHER: Final = "(other)"
+
+ENTRYPOINT_REST: Final = "REST"
+
+#: As TensorFlow Serving's request_example_counts has.
+_EXAMPLE_BOUNDS: Final = exponential(1, 2, 15)
 
 
 class RequestCell(Histogram):
@@ -71,11 +76,27 @@ class SignatureRequests:
 
 
 class Requests:
-    """Requests that no signature counts."""
+    """Requests that no signature counts.
+
+    Attributes
+    ----------
+    cells : dict of (str, str, str) to RequestCell
+        By model, API and entrypoint.
+    examples : dict of str to Histogram
+        Examples per MultiInference request, by model.
+    """
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str, str], RequestCell] = {}
+        self.examples: dict[str, Histogram] = {}
         self._names: set[str] = set()
+
+    def count_examples(self, model: str, number: int) -> None:
+        """Count the examples of a request for a model that this server has."""
+        found = self.examples.get(model)
+        if found is None:
+            found = self.examples[model] = Histogram(_EXAMPLE_BOUNDS)
+        found.add(number)
 
     def cell(self, model: str, api: str, entrypoint: str) -> RequestCell:
         """Return where requests of a kind count; `model` is what the client wrote."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,14 @@ from serving_server.errors import InvalidArgumentError
 from serving_server.rest.json_text import ENCODING_ERRORS, format_float, to_single
 from serving_server.tensors import by_numpy
 
-__all__ = ["encode_error", "encode_metadata", "encode_predict", "encode_status"]
+__all__ = [
+    "encode_classifications",
+    "encode_error",
+    "encode_metadata",
+    "encode_predict",
+    "encode_regressions",
+    "encode_status",
+]
 
 Array = npt.NDArray[Any]
 
@@ -206,6 +213,36 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return orjson.dumps(match[0].decode("ascii"))[1:-1]
 
 
+def encode_regressions(values: Array) -> bytes:
+    """Return the JSON answer of a regress request: float32 [examples]."""
+    return b'{"results":%b}' % _encode_array(_prepare(values), "")
+
+
+def encode_classifications(labels: Array | None, scores: Array | None) -> bytes:
+    """Return the JSON answer of a classify request: for each example a list of pairs (label, score).
+
+    Parameters
+    ----------
+    labels : ndarray of object or None
+        bytes, [examples, classes]; None: all are empty.
+    scores : ndarray of float32 or None
+        [examples, classes]; None: all are 0.
+    """
+    known = labels if labels is not None else scores
+    assert known is not None  # `serving_server.classification.check` sees to it
+    examples, classes = known.shape
+    names = (
+        [b'""'] * known.size if labels is None else [_encode_string(name, False) for name in labels.ravel().tolist()]
+    )
+    if scores is None or not known.size:
+        numbers = [b"0.0"] * known.size
+    else:
+        numbers = _encode_array(_prepare(scores.reshape(-1)), "")[1:-1].split(b",")
+    pairs = [b"[%b,%b]" % pair for pair in zip(names, numbers, strict=True)]
+    rows = [b"[%b]" % b",".join(pairs[row * classes : (row + 1) * classes]) for row in range(examples)]
+    return b'{"results":[%b]}' % b",".join(rows)
+
+
 def encode_status(versions: Iterable[tuple[int, str, str, str]]) -> bytes:
     """Return the answer of ``GET /v1/models/<name>``.
 
@@ -214,11 +251,42 @@ def encode_status(versions: Iterable[tuple[int, str, str, str]]) -> bytes:
     versions : iterable of (version, state, error code, error message)
         Highest version first; state and code by name, such as ``AVAILABLE`` and ``OK``.
     """
-    entries = [
+    return orjson.dumps({"model_version_status": _versions(versions)}, option=orjson.OPT_INDENT_2)
+
+
+def _versions(versions: Iterable[tuple[int, str, str, str]]) -> list[dict[str, Any]]:
+    return [
         {"version": str(version), "state": state, "status": {"error_code": code, "error_message": _text(message)}}
         for version, state, code, message in versions
     ]
-    return orjson.dumps({"model_version_status": entries}, option=orjson.OPT_INDENT_2)
+
+
+def encode_models(
+    models: Iterable[tuple[str, Iterable[tuple[int, str, str, str]], Mapping[str, int]]],
+) -> bytes:
+    """Return the answer of ``GET /v1/models``, which TensorFlow Serving does not have.
+
+    Parameters
+    ----------
+    models : iterable of (name, versions, labels)
+        Versions as for `encode_status`; labels with the version of each.
+    """
+    entries = [
+        {
+            "name": name,
+            "model_version_status": _versions(versions),
+            "version_labels": {label: str(version) for label, version in labels.items()},
+        }
+        for name, versions, labels in models
+    ]
+    return orjson.dumps({"models": entries}, option=orjson.OPT_INDENT_2)
+
+
+def encode_readiness(unready: Mapping[str, str]) -> bytes:
+    """Return the answer of ``GET /readyz``, by the models that do not answer and why."""
+    if not unready:
+        return b'{"status":"ready"}'
+    return orjson.dumps({"status": "loading", "models": {name: _text(why) for name, why in unready.items()}})
 
 
 def encode_metadata(name: str, version: int, signature_def_map: Any) -> bytes:

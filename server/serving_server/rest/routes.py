@@ -35,6 +35,7 @@ class RouteKind(enum.Enum):
     REGRESS = "regress"
     STATUS = "status"
     METADATA = "metadata"
+    MODELS = "models"
     PREFLIGHT = "preflight"
     HEALTH = "healthz"
     READY = "readyz"
@@ -55,6 +56,7 @@ _INFERENCE_KINDS: Final = {kind.value: kind for kind in (RouteKind.PREDICT, Rout
 _PROBES: Final = {"/healthz": Route(RouteKind.HEALTH), "/readyz": Route(RouteKind.READY)}
 _UNKNOWN: Final = Route(RouteKind.UNKNOWN)
 _PREFLIGHT: Final = Route(RouteKind.PREFLIGHT)
+_MODELS: Final = Route(RouteKind.MODELS)
 
 
 def match(method: str, target: str) -> Route:
@@ -94,6 +96,8 @@ def _match(method: str, target: str) -> Route:
         if found is not None:
             name, version, label, resource = found.groups()
             number = _number(version)
+            if name is version is label is resource is None:
+                return _MODELS  # TensorFlow Serving: an error, as below
             if not name:
                 raise InvalidArgumentError("Missing model name in request.")
             kind = RouteKind.METADATA if resource == "metadata" else RouteKind.STATUS

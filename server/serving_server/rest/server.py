@@ -7,32 +7,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from serving_server.classification import Classifications
 from serving_server.errors import (
     FailedPreconditionError,
+    InternalError,
     InvalidArgumentError,
     ServingError,
     StatusCode,
-    UnimplementedError,
 )
+from serving_server.examples import feed
 from serving_server.inputs import SignatureNotFoundError
+from serving_server.metrics.requests import ENTRYPOINT_REST as ENTRYPOINT
+from serving_server.metrics.requests import RequestCell, Requests, SignatureRequests
 from serving_server.rest.http1_messages import Request, Response
+from serving_server.rest.json_examples import parse_examples
 from serving_server.rest.json_in import parse_predict
-from serving_server.rest.json_out import encode_error, encode_metadata, encode_predict, encode_status
+from serving_server.rest.json_out import (
+    encode_classifications,
+    encode_error,
+    encode_metadata,
+    encode_models,
+    encode_predict,
+    encode_readiness,
+    encode_regressions,
+    encode_status,
+)
 from serving_server.rest.routes import Route, RouteKind, match
 from serving_server.signatures import DEFAULT_SIGNATURE, Signature
 
-__all__ = ["HTTP_STATUS", "Core", "Resolved", "RestApi"]
+__all__ = ["HTTP_STATUS", "Core", "ExampleCore", "Resolved", "RestApi"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Answer = Callable[[Response], None]
 Cancel = Callable[[], None]
+Page = Callable[[Request], Response]
 OnDone = Callable[[dict[str, Array] | None, ServingError | None], None]
 
 #: TensorFlow Serving's HTTP status of each status code.
@@ -73,8 +89,19 @@ class Resolved(Protocol):
     def signature(self) -> Signature:
         """What the version takes and gives."""
 
+    @property
+    def requests(self) -> SignatureRequests:
+        """Where its requests count."""
+
+
+#: Stands for the route of a request that has none.
+_NO_ROUTE: Final = Route(RouteKind.STATUS)
+
+#: What counts as a call of the API beside inference.
+_COUNTED: Final = frozenset({RouteKind.STATUS, RouteKind.METADATA, RouteKind.MODELS, RouteKind.PREFLIGHT})
 
 ResolvedT = TypeVar("ResolvedT", bound=Resolved)
+T = TypeVar("T")
 
 
 class Core(Protocol[ResolvedT]):
@@ -111,8 +138,39 @@ class Core(Protocol[ResolvedT]):
     def metadata(self, model: str, version: int | None, label: str | None) -> tuple[int, Any]:
         """Return the version that answers and its `SignatureDefMap` message."""
 
-    def ready(self) -> bool:
-        """Return whether the server serves what it was told to."""
+    def models(self) -> Sequence[tuple[str, Sequence[tuple[int, str, str, str]], Mapping[str, int]]]:
+        """Return every model: its name, its versions as in `model_status`, and its labels."""
+
+    def unready(self) -> Mapping[str, str]:
+        """Return the models that do not answer, each with the reason; empty when the server is ready."""
+
+
+class ExampleCore(Protocol[ResolvedT]):
+    """What the REST API needs for requests of tf.Examples (see `serving_server.example_inference`)."""
+
+    def classification(self, model: str, version: int | None, label: str | None, signature_name: str) -> ResolvedT:
+        """Return the signature that serves a classify request; raises ServingError."""
+
+    def regression(self, model: str, version: int | None, label: str | None, signature_name: str) -> ResolvedT:
+        """Return the signature that serves a regress request; raises ServingError."""
+
+    def classify(
+        self,
+        resolved: ResolvedT,
+        strings: Array,
+        deadline: float | None,
+        on_done: Callable[[Classifications | None, ServingError | None], None],
+    ) -> Cancel:
+        """Classify serialized examples; as `Core.predict`."""
+
+    def regress(
+        self,
+        resolved: ResolvedT,
+        strings: Array,
+        deadline: float | None,
+        on_done: Callable[[Array | None, ServingError | None], None],
+    ) -> Cancel:
+        """Give each serialized example a value; as `Core.predict`."""
 
 
 class RestApi:
@@ -122,30 +180,57 @@ class RestApi:
     ----------
     core : Core
         Decides and computes.
+    examples : ExampleCore
+        The same for classify and regress.
     timeout : float, optional
         Seconds that a predict request may take; None for no limit (``--rest_api_timeout_in_ms``).
     cors : bool
         Add the CORS headers to every answer of the API (``--rest_api_enable_cors_support``).
+    requests : Requests, optional
+        Where requests count that reach no signature.
+    pages : mapping of str to callable, optional
+        Further pages, by path: from a request to its answer.
     """
 
-    def __init__(self, core: Core[Any], *, timeout: float | None = None, cors: bool = False) -> None:
+    def __init__(
+        self,
+        core: Core[Any],
+        examples: ExampleCore[Any],
+        *,
+        timeout: float | None = None,
+        cors: bool = False,
+        requests: Requests | None = None,
+        pages: Mapping[str, Page] | None = None,
+    ) -> None:
         self._core = core
+        self._requests = requests or Requests()
+        self._pages = pages or {}
+        self._example_core = examples
         self._timeout = timeout
         self._headers = _CORS if cors else ()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, request: Request, answer: Answer) -> Cancel | None:
         """Answer one request; see `HttpServer`."""
+        started = perf_counter()
+        route = _NO_ROUTE
         try:
             route = match(request.method, request.target)
             if route.kind is RouteKind.PREDICT:
-                return self._predict(route, request.body, answer)
-            answer(self._get(route, request))
+                return self._predict(route, request.body, answer, started)
+            if route.kind is RouteKind.CLASSIFY or route.kind is RouteKind.REGRESS:
+                return self._examples(route, request.body, answer, started)
+            response = self._get(route, request)
+            if route.kind in _COUNTED:
+                self._requests.cell(route.model, "", ENTRYPOINT).succeeded(started)
+            answer(response)
         except ServingError as error:
+            api = "" if route.kind in _COUNTED else route.kind.value
+            self._requests.cell(route.model, api, ENTRYPOINT).failed(error.code)
             answer(self._error(error))
         return None
 
-    def _predict(self, route: Route, body: bytes, answer: Answer) -> Cancel:
+    def _predict(self, route: Route, body: bytes, answer: Answer, started: float) -> Cancel:
         parsed = parse_predict(body)
         try:
             resolved = self._core.signature(route.model, route.version, route.label, parsed.signature_name)
@@ -157,23 +242,80 @@ class RestApi:
         row_format = parsed.row_format
         deadline = None if self._timeout is None else self._now() + self._timeout
 
+        cell = resolved.requests.rest_predict
+
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
-            answer(self._answer(outputs, error, row_format))
+            answer(self._answer(outputs, error, row_format, cell, started))
 
         return self._core.predict(resolved, arrays, (), deadline, done)
 
-    def _answer(self, outputs: dict[str, Array] | None, error: ServingError | None, row_format: bool) -> Response:
+    def _answer(
+        self,
+        outputs: dict[str, Array] | None,
+        error: ServingError | None,
+        row_format: bool,
+        cell: RequestCell,
+        started: float,
+    ) -> Response:
         if error is not None:
+            cell.failed(error.code)
             return self._error(error)
         assert outputs is not None
         try:
-            return Response(200, encode_predict(outputs, row_format), "application/json", self._headers)
+            response = Response(200, encode_predict(outputs, row_format), "application/json", self._headers)
+            cell.succeeded(started)
+            return response
         except ServingError as refused:
+            cell.failed(refused.code)
             return self._error(refused)
         except Exception:
+            cell.failed(InternalError.code)
             # The caller is the core's completion, which other requests share: it must not see this one fail.
             logger.exception("Writing a predict answer failed")
             return Response(500, encode_error("The server failed to write the answer."), headers=self._headers)
+
+    def _examples(self, route: Route, body: bytes, answer: Answer, started: float) -> Cancel:
+        core = self._example_core
+        parsed = parse_examples(body)
+        target = (route.model, route.version, route.label, parsed.signature_name)
+        strings = feed(parsed.examples, parsed.context)
+        deadline = None if self._timeout is None else self._now() + self._timeout
+        api = route.kind.value
+        if route.kind is RouteKind.REGRESS:
+            resolved = core.regression(*target)
+            cell = resolved.requests.cell(api, ENTRYPOINT)
+            regressions = self._answering(answer, encode_regressions, cell, started)
+            return core.regress(resolved, strings, deadline, regressions)
+
+        def write(given: Classifications) -> bytes:
+            return encode_classifications(given.labels, given.scores)
+
+        resolved = core.classification(*target)
+        classifications = self._answering(answer, write, resolved.requests.cell(api, ENTRYPOINT), started)
+        return core.classify(resolved, strings, deadline, classifications)
+
+    def _answering(
+        self, answer: Answer, write: Callable[[T], bytes], cell: RequestCell, started: float
+    ) -> Callable[[T | None, ServingError | None], None]:
+        """Return what answers with what `write` makes of a result."""
+
+        def done(result: T | None, error: ServingError | None) -> None:
+            if result is None:
+                error = error or InternalError("no answer and no error")
+                cell.failed(error.code)
+                answer(self._error(error))
+                return
+            try:
+                response = Response(200, write(result), headers=self._headers)
+                cell.succeeded(started)
+            except Exception:
+                cell.failed(InternalError.code)
+                # As in `_answer`: other requests share this completion.
+                logger.exception("Writing an answer failed")
+                response = Response(500, encode_error("The server failed to write the answer."), headers=self._headers)
+            answer(response)
+
+        return done
 
     def _now(self) -> float:
         if self._loop is None:
@@ -196,15 +338,15 @@ class RestApi:
         elif kind is RouteKind.HEALTH:
             body = b'{"status":"alive"}'
         elif kind is RouteKind.READY:
-            ready = self._core.ready()
-            return Response(200 if ready else 503, b'{"status":"%b"}' % (b"ready" if ready else b"loading"))
-        elif kind is RouteKind.UNKNOWN:
-            return Response(404, _NOT_FOUND_PAGE, "text/html")
+            unready = self._core.unready()
+            return Response(503 if unready else 200, encode_readiness(unready))
+        elif kind is RouteKind.MODELS:
+            body = encode_models(self._core.models())
         else:
-            raise UnimplementedError(
-                f"REST {kind.value} of model {route.model} is not supported yet: use :predict, with the serialized "
-                "tf.Example messages as base64 strings."
-            )
+            page = self._pages.get(request.target.partition("?")[0])
+            if page is not None:
+                return page(request)
+            return Response(404, _NOT_FOUND_PAGE, "text/html")
         return Response(200, body, headers=self._headers)
 
     def _error(self, error: ServingError) -> Response:

@@ -24,7 +24,7 @@ from serving_server.wire import messages
 if TYPE_CHECKING:
     from serving_server.http2.routing import Receiver
 
-__all__ = ["Cancel", "Method", "OpenStream", "Services", "StreamCall", "UnaryCall", "code_of", "fail"]
+__all__ = ["Cancel", "Method", "MethodGroup", "OpenStream", "Services", "StreamCall", "UnaryCall", "code_of", "fail"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,18 @@ Method = Callable[[Any, UnaryCall], Cancel | None]
 OpenStream = Callable[[StreamCall], "Receiver"]
 
 
+class MethodGroup(Protocol):
+    """A service of its own."""
+
+    @property
+    def unary(self) -> Mapping[str, Method]:
+        """Methods by path; they may raise a `ServingError`."""
+
+    @property
+    def streaming(self) -> Mapping[str, OpenStream]:
+        """Methods by path."""
+
+
 class Services:
     """All methods of a server. All calls on the loop.
 
@@ -74,10 +86,12 @@ class Services:
     inference : Inference
     tensor_content : bool
         Answer Predict with `tensor_content` instead of typed fields.
-    examples : ExampleInference, optional
-        What answers Classify, Regress and MultiInference; None for one without options.
+    examples : ExampleInference
+        What answers Classify, Regress and MultiInference.
     requests : Requests, optional
         Where requests count that reach no signature.
+    more : sequence of MethodGroup
+        Further services.
 
     Attributes
     ----------
@@ -90,10 +104,11 @@ class Services:
     def __init__(
         self,
         inference: Inference,
+        examples: ExampleInference,
         *,
         tensor_content: bool,
-        examples: ExampleInference | None = None,
         requests: Requests | None = None,
+        more: Sequence[MethodGroup] = (),
     ) -> None:
         self.inference = inference
         self.requests = requests or Requests()
@@ -104,11 +119,14 @@ class Services:
             f"/{MODEL_SERVICE}/GetModelStatus": self._status,
             f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self._reload,
         }
-        examples = examples or ExampleInference(inference.servable, check_method_names=False)
         for name, method in ExampleMethods(examples, self.refuse, fail).methods().items():
             methods[f"/{PREDICTION_SERVICE}/{name}"] = method
+        streaming: dict[str, OpenStream] = {}
+        for group in more:
+            methods |= group.unary
+            streaming |= group.streaming
         self.unary: Mapping[str, Method] = {path: _guarded(method) for path, method in methods.items()}
-        self.streaming: Mapping[str, OpenStream] = {}
+        self.streaming: Mapping[str, OpenStream] = streaming
         #: The value of an int64 metric by name, None for an unknown one; a reload tells by how much it rose.
         self.metric: Callable[[str], int | None] = _no_metric
         self._reloads: set[asyncio.Task[None]] = set()

@@ -32,6 +32,7 @@ __all__ = [
     "LoggingConfig",
     "ModelServerConfig",
     "ModelSpec",
+    "MonitoringConfig",
     "MultiInferenceRequest",
     "MultiInferenceResponse",
     "PredictRequest",
@@ -115,5 +116,6 @@ LoggingConfig: Any = message_class("tensorflow.serving.LoggingConfig")
 ModelServerConfig: Any = message_class("tensorflow.serving.ModelServerConfig")
 ReloadConfigRequest: Any = message_class("tensorflow.serving.ReloadConfigRequest")
 ReloadConfigResponse: Any = message_class("tensorflow.serving.ReloadConfigResponse")
+MonitoringConfig: Any = message_class("tensorflow.serving.MonitoringConfig")
 BatchingParameters: Any = message_class("tensorflow.serving.BatchingParameters")
 SSLConfig: Any = message_class("tensorflow.serving.SSLConfig")
