@@ -1,7 +1,8 @@
-"""The in-process limit: rows/s of a model's own call, without any server. `python -m tests.bench.limit <path> ...`
+"""The in-process limit: rows/s of a model's own call, without any server. `python -m tests.bench.limit [<path> ...]`
 
 One JSON line per model: ``make_callable`` at its best batch size, and the worker's call at batch 1 and 64, as loaded
-and frozen, each the median of interleaved rounds.
+and frozen, each the median of interleaved rounds. Without a path: a table of what each property of the worker's call is
+worth (`tests.bench.worker_call`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from serving_server.session_options import SessionFlags, decide
 from serving_server.signatures import parse_signatures
 from serving_server.worker.freeze import draw_sample, freeze
 from serving_server.worker.model import Model
+from tests.bench import worker_call
 
 _BATCHES: Final = (1, 8, 32, 64, 128, 256)
 _ROUND_SECONDS: Final = 0.2
@@ -68,7 +70,9 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every path of the command line."""
+    """Measure every path of the command line; without one, print the gains."""
+    if len(sys.argv) == 1:
+        worker_call.print_gains()
     for path in sys.argv[1:]:
         print(json.dumps({"model": Path(path).parent.name, **measure(Path(path))}), flush=True)
 
