@@ -351,3 +351,28 @@ def test_an_idle_version_need_not_wait_for_the_timeout(batching_server: ServerPr
     _set(batching_server, "half_plus_two", batch_timeout_micros=60_000_000, skip_timeout_when_idle=True)
     assert batching_server.predict("half_plus_two", _x(1), timeout=5)["y"].tolist() == [3.5]
     _set(batching_server, "half_plus_two", skip_timeout_when_idle=False)
+
+
+def test_a_busy_version_may_gather_rows_before_a_second_thread_runs(batching_server: ServerProcess) -> None:
+    """Requests that come during a run wait for its end and share the next batch, although a thread is free."""
+    _set(batching_server, "slow", max_batch_size=100, num_batch_threads=2, gather_when_busy_micros=60_000_000)
+
+    def ask(value: float, steps: int) -> Any:
+        inputs = {"x": np.float32([value]), "steps": np.int32([steps])}
+        return batching_server.predict("slow", inputs, timeout=50)["y"].tolist()
+
+    def is_running() -> bool:
+        (version,) = batching_server.control("GET", "/statistics")[1]["models"]["slow"].values()
+        return bool(version["running"] == 1)
+
+    def act() -> list[Any]:
+        with ThreadPoolExecutor(4) as pool:
+            first = pool.submit(ask, 1, 4000)
+            wait_until(is_running)
+            rest = [pool.submit(ask, value, 1) for value in (2, 3, 4)]
+            return [future.result() for future in (first, *rest)]
+
+    sizes, answers = _new_sizes(batching_server, "slow", act)
+    assert answers == [[1.0], [2.0], [3.0], [4.0]]
+    assert sizes == {1: 1, 3: 1}
+    _set(batching_server, "slow", gather_when_busy_micros=0)

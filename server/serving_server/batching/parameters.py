@@ -36,6 +36,10 @@ class BatchingParameters:
         Limit in rows of a batch when splitting, while `max_batch_size` limits the request; None: `max_batch_size`.
     skip_timeout_when_idle : bool
         Ours, off by default: while no batch of the version is running, do not wait for the timeout.
+    gather_when_busy_micros : int
+        Ours, off by default: while a batch of the version is running, an open batch waits this long for more rows
+        before a second one runs beside it, or until the first ends; microseconds, in steps of the loop's clock (1 ms).
+        Runs of a few rows side by side cost more than one run of all.
     """
 
     max_batch_size: int = 1000
@@ -47,6 +51,7 @@ class BatchingParameters:
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int | None = None
     skip_timeout_when_idle: bool = False
+    gather_when_busy_micros: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -54,6 +59,7 @@ class BatchingParameters:
             ("batch_timeout_micros", 0),
             ("max_enqueued_batches", 1),
             ("num_batch_threads", 1),
+            ("gather_when_busy_micros", 0),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -154,7 +154,10 @@ class Queues:
             return self._single.popleft(), None
         if running >= parameters.num_batch_threads:
             return None, None
-        timeout = parameters.batch_timeout_micros / 1e6
+        micros = parameters.batch_timeout_micros
+        if running:
+            micros = max(micros, parameters.gather_when_busy_micros)
+        timeout = micros / 1e6
         earliest: float | None = None
         for key, queue in list(self._queues.items()):
             while queue and not queue[0].tasks:
