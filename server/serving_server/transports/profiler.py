@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 #: Longest profile. A trace of one minute is hundreds of megabytes already.
 _MAX_SECONDS: Final = 600.0
 
-_OPTIONS: Final = ("host_tracer_level", "device_tracer_level", "python_tracer_level")
+#: Levels of the tracers, and what TensorFlow takes by itself. Only others are passed on: it warns of each.
+_LEVELS: Final = {"host_tracer_level": 2, "device_tracer_level": 1, "python_tracer_level": 0}
 
 #: What a name of a folder or file must not have.
 _UNSAFE: Final = re.compile(r"[^\w.-]")
@@ -113,7 +114,8 @@ class Profiler:
 
     async def _run(self, request: Any, folder: str, call: UnaryCall) -> None:
         seconds = (request.opts.duration_ms or request.duration_ms) / 1000
-        options = {name: getattr(request.opts, name) for name in _OPTIONS} if request.HasField("opts") else {}
+        levels = {name: getattr(request.opts, name) for name in _LEVELS} if request.HasField("opts") else {}
+        options = {name: level for name, level in levels.items() if level != _LEVELS[name]}
         host = _safe(request.host_name or "server")
         log.info("profiling %d workers for %g s into %s", len(self._targets), seconds, folder)
         try:
