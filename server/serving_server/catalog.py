@@ -367,6 +367,11 @@ class Catalog:
             return self.batching(name)
         return of_version(version_folder, entry.batching)
 
+    @property
+    def default_batching(self) -> BatchingParameters | None:
+        """What a model is batched with about which nothing else was said: the flags' parameters; None when off."""
+        return self._options.batching
+
     def set_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         """Change a model's batching, for all its versions, while requests run."""
         entry = self._entry(name)

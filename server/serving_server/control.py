@@ -168,7 +168,7 @@ class Control:
         if "batching" in fields:
             batching = None if fields["batching"] is None else BatchingParameters.from_json(fields["batching"])
         else:
-            batching = self._catalog.batching(name) if known else None
+            batching = self._catalog.batching(name) if known else self._catalog.default_batching
         self._catalog.put(ModelOptions(name, Path(base_path), policy), batching, patience=NEW_MODEL_PATIENCE)
         return self._model(name)
 

@@ -62,3 +62,15 @@ def test_a_broken_file_fails_that_version_only(server: Any, model_copy: Callable
     message = running.versions("m")[2]["error_message"]
     assert "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8" in message
     assert running.rest("POST", "/v1/models/m:predict", {"instances": [2.0]})[0] == 200
+
+
+def test_a_model_added_while_the_server_runs_is_batched_as_the_flags_say(
+    server: Any, models_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "batching.pbtxt"
+    file.write_text(_GLOBAL)
+    running = server("--enable_batching", f"--batching_parameters_file={file}")
+    running.put_model("m", models_dir / "half_plus_two")
+    assert running.control("GET", "/models/m/batching")[1]["max_batch_size"] == 100
+    running.put_model("off", models_dir / "half_plus_two", batching=None)
+    assert running.control("GET", "/models/off/batching")[1] is None
