@@ -218,12 +218,13 @@ class Control:
         return None if batching is None else batching.to_json()
 
     def _model(self, name: str) -> dict[str, Any]:
+        base_path = self._catalog.base_path(name)  # first: it says what there is when this model is not
         manager = self._catalog.manager
         frozen = self._catalog.frozen(name)
         versions = _worth_showing(manager.versions(name))
         return {
             "name": name,
-            "base_path": str(self._catalog.base_path(name)),
+            "base_path": str(base_path),
             "policy": self._catalog.policy(name).to_json(),
             "labels": self._catalog.labels.of(name),
             "problem": self._catalog.problem(name),
