@@ -70,6 +70,11 @@ def test_an_unknown_argument_is_named_and_the_server_goes_on(tmp_path: Path) -> 
         (["--model_config_file=/no/such/file"], "/no/such/file; No such file or directory"),
         (["--model_base_path=/m", "--use_alts_credentials"], "--use_alts_credentials is for Google's own machines"),
         (["--model_base_path=/m", "--model_name=a/b"], "model name 'a/b' has '/' in it"),
+        (["--model_base_path=/m", "--aspired_version_policy=none"], "--aspired_version_policy=none is unknown"),
+        (
+            ["--model_base_path=/m", "--wait_for_models", "--wait_for_models_timeout_seconds=0"],
+            "--wait_for_models_timeout_seconds=0 must be positive",
+        ),
         (
             [
                 "--model_base_path=/m",

@@ -244,3 +244,20 @@ def test_the_first_deploy_is_no_news_of_missing_versions(
     shared_server.wait_available("fresh")
     assert "No versions of servable fresh" not in shared_server.log_text()
     shared_server.control("DELETE", "/models/fresh")
+
+
+def test_flags_of_tensorflow_serving_s_library(server: Any, model_copy: Callable[..., Path], tmp_path: Path) -> None:
+    base = model_copy("half_plus_two").parent
+    flags = ("--servable_versions_always_present=false", "--aspired_version_policy=resource_preserving")
+    running = server("--model_name=m", f"--model_base_path={base}", "--num_unload_threads=1", *flags)
+    running.wait_available("m", 1)
+    model_copy("half_plus_two", version=2)
+    running.wait_available("m", 2)
+    states = [
+        line for line in running.log_text().splitlines() if "loaded m version" in line or "Loaded m version" in line
+    ]
+    assert ["Unloaded m version 1" in states[1], "Loaded m version 2" in states[2]] == [True, True]
+    (tmp_path / "away").mkdir()
+    for version in ("1", "2"):
+        (base / version).rename(tmp_path / "away" / version)
+    wait_until(lambda: running.versions("m")[2]["state"] == "END")

@@ -252,10 +252,11 @@ def test_an_error_of_the_graph_carries_the_op_s_code_and_text(grpc_server: Share
     assert "input 13 is not allowed" in answer["error"]
 
 
-def test_a_label_is_unknown_until_labels_exist(grpc_server: SharedServer) -> None:
+def test_no_label_is_known_before_a_list_of_models_has_come(grpc_server: SharedServer) -> None:
     request = _request("half_plus_two", x=_ONE)
     request.model_spec.version_label = "stable"
-    assert _refused(grpc_server, request) == (_BAD, "Unrecognized servable version label: stable")
+    answer = (grpc.StatusCode.UNAVAILABLE, "Model labels does not init yet.stable")
+    assert _refused(grpc_server, request) == answer
 
 
 def test_long_details_are_cut_on_grpc_only(grpc_server: SharedServer) -> None:
