@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from serving_server import classification, multi_inference, regression
-from serving_server.errors import InvalidArgumentError, ServingError, StatusCode, UnimplementedError
+from serving_server.errors import DataLossError, InvalidArgumentError, ServingError, UnimplementedError
 from serving_server.examples import feed_input
 from serving_server.inputs import (
     check_dtypes,
@@ -29,6 +28,7 @@ from serving_server.inputs import (
     signature_of,
 )
 from serving_server.multi_inference import InferenceTask
+from serving_server.request_log import tfrecord
 from serving_server.signatures import Signature
 from serving_server.tensors import Array, TensorParsingError, to_array
 from serving_server.wire.messages import PredictionLog, SerializedInput
@@ -46,10 +46,8 @@ def warmup_file(version_folder: Path) -> Path:
 
 
 def _records(path: Path) -> Iterator[Any]:
-    count = 0
     try:
-        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-            count += 1
+        for count, record in enumerate(tfrecord.read(path), 1):
             if count > MAX_RECORDS:
                 msg = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
                 raise InvalidArgumentError(msg)
@@ -57,9 +55,9 @@ def _records(path: Path) -> Iterator[Any]:
                 yield PredictionLog.FromString(record)
             except DecodeError as error:
                 raise InvalidArgumentError(f"Failed to parse warmup record: {count} of {path}") from error
-    except tf.errors.DataLossError as error:
+    except DataLossError as error:
         msg = f"{error.message}. Please verify your warmup data is in TFRecord format."
-        raise ServingError(msg, StatusCode.DATA_LOSS) from error
+        raise DataLossError(msg) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
