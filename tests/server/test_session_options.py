@@ -45,7 +45,7 @@ def test_memory_grows_and_ops_run_in_the_caller_s_thread_when_nothing_is_said() 
 
 @pytest.mark.parametrize(
     ("said", "batches", "processors", "threads"),
-    [(0, 2, 2, 1), (0, 1, 2, 2), (0, 4, 16, 4), (0, 8, 2, 1), (3, 2, 2, 3)],
+    [(0, 2, 2, 1), (0, 1, 2, 2), (0, 4, 16, 8), (0, 16, 16, 8), (0, 8, 2, 1), (0, 8, 1, 1), (3, 2, 2, 3)],
 )
 def test_batches_that_run_at_once_share_the_processors(said: int, batches: int, processors: int, threads: int) -> None:
     session = decide(SessionFlags(intra_op=said)).config
