@@ -117,7 +117,14 @@ def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         def get(transport: str = DEFAULT_TRANSPORT) -> SharedServer:
             if transport not in started:
                 directory = tmp_path_factory.mktemp(f"shared-server-{transport}")
-                flags = (f"--grpc_transport={transport}", f"--grpc_socket_path={directory / 'grpc.sock'}")
+                monitoring = directory / "monitoring.pbtxt"
+                monitoring.write_text("prometheus_config { enable: true }\n")
+                flags = (
+                    f"--grpc_transport={transport}",
+                    f"--grpc_socket_path={directory / 'grpc.sock'}",
+                    f"--monitoring_config_file={monitoring}",
+                    "--enable_grpc_healthcheck_service",
+                )
                 process = SharedServer(models_dir, *flags, directory=directory)
                 stack.callback(process.stop)
                 process.start()

@@ -77,19 +77,20 @@ class Statistics:
         histogram = self.queuing if batched else self.waiting
         counts = histogram.counts
         total = 0.0
+        size = alike = 0
         for task in tasks:
             waited = now - task.arrived
             total += waited
             counts[bisect_left(QUEUING_BOUNDS, waited)] += 1
+            if task.rows == size:
+                alike += 1
+            elif batched:
+                if alike:
+                    self.tasks[_rounded(size, self.tasks)] += alike
+                size, alike = task.rows, 1
         histogram.total += total
-        if batched:
-            sizes = self.tasks
-            for task in tasks:
-                rows = task.rows
-                if rows in sizes:
-                    sizes[rows] += 1
-                else:
-                    sizes[_rounded(rows, sizes)] += 1
+        if batched and alike:
+            self.tasks[_rounded(size, self.tasks)] += alike
 
     def succeeded(self, tasks: Sequence[Task]) -> None:
         """Count requests that have just been answered with success."""

@@ -1,0 +1,71 @@
+"""What counting costs per request: ``python -m tests.bench.metrics_cost``.
+
+Times, on batches of 32 as 64 requests in flight make them, what one request of gRPC Predict adds for metrics: two looks
+at the clock, the queue, the run time and the request's own latency. Medians of many rounds, in microseconds of CPU.
+"""
+
+from __future__ import annotations
+
+import statistics as stats
+import time
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+
+from serving_server.batching.task import Task
+from serving_server.metrics.requests import RequestCell
+from serving_server.signatures import Signature
+from serving_server.statistics import Statistics
+
+_BATCH = 32
+_ROUNDS = 2000
+
+
+def _tasks() -> list[Task]:
+    signature = Signature("serving_default", "", {}, {}, {})
+    return [Task(signature, {"x": np.float32([1])}, ("y",), 0.0, None, lambda *_: None) for _ in range(_BATCH)]
+
+
+def _median_us(run: Callable[[], object]) -> float:
+    """Return the median of rounds, per request."""
+    times = []
+    for _ in range(_ROUNDS):
+        start = time.process_time_ns()
+        run()
+        times.append(time.process_time_ns() - start)
+    return stats.median(times) / _BATCH / 1000
+
+
+def main() -> None:
+    """Print a table."""
+    tasks = _tasks()
+    counted = Statistics()
+    cell = RequestCell()
+    started = perf_counter()
+
+    def clocks() -> None:
+        for _ in range(_BATCH):
+            perf_counter()
+            perf_counter()
+
+    def request() -> None:
+        for _ in range(_BATCH):
+            cell.succeeded(started)
+
+    parts: dict[str, Callable[[], object]] = {
+        "two looks at the clock": clocks,
+        "queue and batch size": lambda: counted.started(tasks, batched=True),
+        "run time": lambda: counted.succeeded(tasks),
+        "request latency": request,
+    }
+    whole = 0.0
+    for name, run in parts.items():
+        cost = _median_us(run)
+        whole += cost
+        print(f"{name:<24}{cost:7.3f} us")
+    print(f"{'all':<24}{whole:7.3f} us")
+
+
+if __name__ == "__main__":
+    main()

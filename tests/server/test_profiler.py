@@ -1,0 +1,173 @@
+"""Profiles over gRPC: traces of all workers, asked for by hand and by TensorFlow's own client."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from serving_server.wire.messages import message_class
+from tests.servers import ServerProcess, SharedServer, wait_until
+
+Request = message_class("tensorflow.ProfileRequest")
+Response = message_class("tensorflow.ProfileResponse")
+Terminate = message_class("tensorflow.TerminateRequest")
+Terminated = message_class("tensorflow.TerminateResponse")
+
+PROFILE = "/tensorflow.ProfilerService/Profile"
+
+
+@contextlib.contextmanager
+def _load(server: SharedServer, *names: str) -> Iterator[None]:
+    """Requests, one after another, until the end of the block."""
+    stop = threading.Event()
+    errors: list[Exception] = []
+    # TensorFlow names ops that it takes for expensive; those of half_plus_two are so for their first runs only.
+    rows = np.zeros((64, 784), np.float32)
+
+    def ask() -> None:
+        try:
+            while not stop.is_set():
+                for name in names:
+                    server.predict(name, {"image": rows})
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert errors == []
+
+
+@pytest.fixture
+def second(grpc_server: SharedServer, models_dir: Path) -> Iterator[str]:
+    grpc_server.put_model("profiled", models_dir / "mlp")
+    grpc_server.wait_available("profiled", 1)
+    yield "profiled"
+    grpc_server.control("DELETE", "/models/profiled")
+
+
+def _request(root: Path | str, **fields: Any) -> Any:
+    settings = {"duration_ms": 300, "repository_root": str(root), "session_id": "s", "host_name": "here:1", **fields}
+    return Request(**settings)
+
+
+def test_each_worker_writes_its_trace(grpc_server: SharedServer, second: str, tmp_path: Path) -> None:
+    first = grpc_server.serve("mlp")
+    with _load(grpc_server, first, second):
+        answer = grpc_server.call(PROFILE, _request(tmp_path / "profile"), Response)
+    assert not answer.empty_trace
+    for name in (f"{first}_1", f"{second}_1"):
+        trace = (tmp_path / "profile" / "s" / f"here_1_{name}.xplane.pb").read_bytes()
+        assert b"SessionRun" in trace
+        assert b"MatMul" in trace
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_one_profile_at_a_time_and_it_can_be_ended(grpc_server: SharedServer, tmp_path: Path) -> None:
+    stub = grpc_server.channel().unary_unary(
+        PROFILE, request_serializer=Request.SerializeToString, response_deserializer=Response.FromString
+    )
+    profile = stub.future(_request(tmp_path, duration_ms=300_000), timeout=60)
+
+    def refused() -> bool:
+        try:
+            # No folder of that name can be made, should this one run.
+            grpc_server.call(PROFILE, _request("/proc/nix", duration_ms=1), Response)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.ALREADY_EXISTS and "session s" in error.details()
+        return False
+
+    wait_until(refused, what="a second profile to be refused")
+    path = "/tensorflow.ProfilerService/Terminate"
+    grpc_server.call(path, Terminate(session_id="another"), Terminated)
+    assert not profile.done()
+    grpc_server.call(path, Terminate(session_id="s"), Terminated)
+    profile.result()
+    assert list((tmp_path / "s").glob("*.xplane.pb"))
+
+
+def test_a_client_that_goes_away_ends_its_profile(grpc_server: SharedServer, tmp_path: Path) -> None:
+    stub = grpc_server.channel().unary_unary(PROFILE, request_serializer=Request.SerializeToString)
+    profile = stub.future(_request(tmp_path, duration_ms=300_000), timeout=60)
+
+    def runs() -> bool:
+        return "profiling" in grpc_server.log_text().splitlines()[-1]
+
+    wait_until(runs, what="the profile to begin")
+    profile.cancel()
+
+    def again() -> bool:
+        try:
+            grpc_server.call(PROFILE, _request(tmp_path, session_id="t", duration_ms=1), Response)
+        except grpc.RpcError as error:
+            assert error.code() in {grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.UNKNOWN}, error  # noqa: PT017
+            return False
+        return True
+
+    wait_until(again, 30, "another profile")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"root": "logs"}, 'repository_root "logs" must be an absolute path'),
+        ({"session_id": "../s"}, 'session_id "../s" is no name of a folder'),
+        ({"session_id": ""}, 'session_id "" is no name of a folder'),
+        ({"duration_ms": 0}, "duration_ms is 0"),
+        ({"duration_ms": 10**7}, "duration_ms is 1e+07"),
+    ],
+)
+def test_requests_that_cannot_be(grpc_server: SharedServer, tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        grpc_server.call(PROFILE, _request(**{"root": tmp_path, **fields}), Response)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert told in caught.value.details()
+
+
+def test_a_folder_that_cannot_be_made(grpc_server: SharedServer) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        grpc_server.call(PROFILE, _request("/proc/nix", duration_ms=1), Response)
+    assert "/proc/nix" in caught.value.details()
+    # Nothing else has suffered.
+    assert grpc_server.predict("half_plus_two", {"x": np.float32([1])})
+
+
+def test_without_models_and_when_off(server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    for flags, code in (
+        ((), grpc.StatusCode.FAILED_PRECONDITION),
+        (("--enable_profiler=false",), grpc.StatusCode.UNIMPLEMENTED),
+    ):
+        process = server(*flags)
+        with pytest.raises(grpc.RpcError) as caught:
+            process.call(PROFILE, _request(tmp_path), Response)
+        assert caught.value.code() is code
+
+
+@pytest.mark.slow
+def test_tensorflow_s_own_client(grpc_server: SharedServer, tmp_path: Path) -> None:
+    code = "\n".join(
+        [
+            "import sys",
+            "from tensorflow.python.profiler import profiler_client",
+            "profiler_client.trace(sys.argv[1], sys.argv[2], 500, num_tracing_attempts=1)",
+        ]
+    )
+    with _load(grpc_server, grpc_server.serve("mlp")):
+        command = [sys.executable, "-c", code, grpc_server.grpc_endpoint, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (trace,) = (tmp_path / "plugins" / "profile").glob("*/*_mlp_1.xplane.pb")
+    assert b"MatMul" in trace.read_bytes()
