@@ -399,6 +399,17 @@ class Catalog:
             if view.state is State.AVAILABLE
         ]
 
+    def served(self, name: str, version: int | None) -> ServedVersion:
+        """Return an AVAILABLE version; None: the one that answers requests without a version.
+
+        Raises
+        ------
+        ServingError
+            There is none, with the reason.
+        """
+        self._entry(name)
+        return cast("ServedVersion", self.manager.resolve(name, version))
+
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return the counters of every loaded version, by model and version."""
         return {

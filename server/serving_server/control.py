@@ -27,6 +27,7 @@ from serving_server.errors import (
 from serving_server.labels import parse_labels
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
 from serving_server.options import ModelOptions
+from serving_server.request_log.recording import Recorder, Wish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 
@@ -72,6 +73,7 @@ class Control:
         shutdown: Callable[[str], None],
     ) -> None:
         self._catalog = catalog
+        self._recorder = Recorder(catalog.request_logs)
         self._authorization = f"Bearer {token}".encode()
         self._identity = identity
         self._status = status
@@ -94,15 +96,23 @@ class Control:
             ("PATCH", model + "/batching", self._patch_batching),
             ("PUT", model + r"/versions/(?P<version>\d{1,19})/hold", self._put_hold),
             ("DELETE", model + r"/versions/(?P<version>\d{1,19})/hold", self._delete_hold),
+            ("POST", model + "/warmup", self._post_warmup),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
 
-    def handle(self, request: Request, answer: Callable[[Response], None]) -> None:
+    def handle(self, request: Request, answer: Callable[[Response], None]) -> Callable[[], None] | None:
         """Answer a request, soon."""
         # Few and small requests: a task each is fine here, unlike on the data plane.
         task = asyncio.get_running_loop().create_task(self._respond(request, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if not request.target.partition("?")[0].endswith("/warmup"):
+            return None  # what changes models goes on when its client goes away
+
+        def cancel() -> None:
+            task.cancel()
+
+        return cancel
 
     async def _respond(self, request: Request, answer: Callable[[Response], None]) -> None:
         try:
@@ -212,6 +222,11 @@ class Control:
         self._catalog.set_batching(name, changed)  # null turns batching off
         return self._batching_json(name)
 
+    async def _post_warmup(self, body: Any, name: str) -> _Result:
+        wish = Wish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
+        served = self._catalog.served(name, wish.version)
+        return await self._recorder.record(name, served.version, served.path, wish)
+
     def _batching_json(self, name: str) -> dict[str, Any] | None:
         self._catalog.policy(name)
         batching = self._catalog.batching(name)
@@ -230,6 +245,7 @@ class Control:
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
             "batching": self._batching_json(name),
+            "recording_warmup": self._recorder.is_recording(name),
             "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in versions],
         }
 

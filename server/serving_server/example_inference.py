@@ -17,6 +17,9 @@ from serving_server.errors import InternalError, ResourceExhaustedError, Serving
 from serving_server.inference import Resolved
 from serving_server.inputs import check_dtypes, example_signature
 from serving_server.multi_inference import InferenceTask, Plan
+from serving_server.request_log import record
+from serving_server.request_log.record import Record
+from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import ServedVersion
 from serving_server.signatures import CLASSIFY_METHOD, REGRESS_METHOD
 from serving_server.tensors import Array
@@ -44,10 +47,13 @@ class ExampleInference:
         From what a ModelSpec names to the version that answers; see `Inference.servable`.
     check_method_names : bool
         Refuse signatures that were not made for the method (``--enable_signature_method_name_check``).
+    request_logs : RequestLogs
+        What is shown the requests.
     """
 
-    def __init__(self, lookup: Lookup, *, check_method_names: bool) -> None:
+    def __init__(self, lookup: Lookup, *, check_method_names: bool, request_logs: RequestLogs) -> None:
         self._lookup = lookup
+        self._request_logs = request_logs
         self._check = check_method_names
         self._loop = asyncio.get_running_loop()
 
@@ -109,7 +115,11 @@ class ExampleInference:
         def read(outputs: Mapping[str, Array]) -> Classifications:
             return classification.result(outputs, count)
 
-        return self._run("Classify", resolved, strings, deadline, read, on_done)
+        def make(answer: Classifications) -> Record:
+            served = resolved.servable
+            return record.classify(served.model, served.version, resolved.signature, strings, answer)
+
+        return self._run("Classify", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
 
     def regress(
         self, resolved: Resolved, strings: Array, deadline: float | None, on_done: OnAnswer[Array]
@@ -120,7 +130,11 @@ class ExampleInference:
         def read(outputs: Mapping[str, Array]) -> Array:
             return regression.result(outputs, count)
 
-        return self._run("Regress", resolved, strings, deadline, read, on_done)
+        def make(answer: Array) -> Record:
+            served = resolved.servable
+            return record.regress(served.model, served.version, resolved.signature, strings, answer)
+
+        return self._run("Regress", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
 
     # -- MultiInference ------------------------------------------------------------------------------------------------
 
@@ -171,9 +185,18 @@ class ExampleInference:
         def read(outputs: Mapping[str, Array]) -> list[Classifications | Array]:
             return multi_inference.results(wanted, outputs, count)
 
-        return self._run("MultiInference", resolved, strings, deadline, read, on_done)
+        def make(answers: list[Classifications | Array]) -> Record:
+            served = resolved.servable
+            return record.multi_inference(served.model, served.version, wanted, strings, answers)
+
+        return self._run("MultiInference", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _tapped(self, resolved: Resolved, make: Callable[[T], Record], on_done: OnAnswer[T]) -> OnAnswer[T]:
+        if not self._request_logs.by_model:
+            return on_done
+        return self._request_logs.tapped(resolved.servable.model, resolved.version, make, on_done)
 
     def _run(
         self,

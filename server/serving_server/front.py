@@ -86,7 +86,11 @@ class Front:
         self._stopping = asyncio.Event()
         self._catalog = Catalog(options)
         inference = Inference(self._catalog, check_method_names=options.check_method_names)
-        examples = ExampleInference(inference.servable, check_method_names=options.check_method_names)
+        examples = ExampleInference(
+            inference.servable,
+            check_method_names=options.check_method_names,
+            request_logs=self._catalog.request_logs,
+        )
         requests = Requests()
         metrics = Metrics(self._catalog, requests)
         self._health = Health(lambda: not inference.unready()) if options.grpc_health else None

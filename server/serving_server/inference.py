@@ -17,6 +17,8 @@ from serving_server.errors import InvalidArgumentError, NotFoundError, ServingEr
 from serving_server.inputs import check_dtypes, check_inputs, check_method, select_outputs, signature_of
 from serving_server.lifecycle.states import State, VersionView
 from serving_server.metrics.requests import SignatureRequests
+from serving_server.request_log import record
+from serving_server.request_log.record import Record
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
@@ -72,7 +74,8 @@ class Inference:
         self._catalog = catalog
         self._check_method_names = check_method_names
         self._manager = catalog.manager
-        self._request_logs = catalog.request_logs.by_model
+        self._request_logs = catalog.request_logs
+        self._tapped_models = catalog.request_logs.by_model
         self._loop = asyncio.get_running_loop()
 
     def unready(self) -> dict[str, str]:
@@ -176,28 +179,14 @@ class Inference:
                 alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs
             }
         check_dtypes(signature, inputs)
-        if self._request_logs:
-            on_done = self._logged(resolved, inputs, output_filter, on_done)
+        if self._tapped_models:
+            servable = resolved.servable
+
+            def make(answer: dict[str, Array]) -> Record:
+                return record.predict(servable.model, servable.version, signature, inputs, output_filter, answer)
+
+            on_done = self._request_logs.tapped(servable.model, servable.version, make, on_done)
         return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api))
-
-    def _logged(
-        self, resolved: Resolved, inputs: Mapping[str, Array], output_filter: Sequence[str], on_done: OnDone
-    ) -> OnDone:
-        """Return what logs a request with its answer, if it is one to be logged, before it hands the answer over."""
-        servable = resolved.servable
-        logger = self._request_logs.get(servable.model)
-        if logger is None or not logger.sample():
-            return on_done
-
-        def log_and_hand_over(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
-            if outputs is not None:
-                try:
-                    logger.predict(servable.model, servable.version, resolved.signature, inputs, output_filter, outputs)
-                except Exception:  # the answer is good, whatever becomes of its record
-                    log.exception("logging a request of %s failed", servable.model)
-            on_done(outputs, error)
-
-        return log_and_hand_over
 
     def model_status(self, model: str, version: int | None) -> list[VersionStatus]:
         """Return the state of one version, or of all ever seen, highest first.

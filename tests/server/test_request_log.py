@@ -14,10 +14,12 @@ import pytest
 
 from serving_server.errors import DataLossError, InvalidArgumentError
 from serving_server.request_log.request_logger import check
-from serving_server.request_log.tfrecord import frame, read
 from serving_server.request_log.writer import RotatingWriter
 from serving_server.tensors import to_array
+from serving_server.wire import messages
 from serving_server.wire.messages import LoggingConfig, PredictionLog
+from serving_server.wire.tfrecord import frame, read
+from tests.examples import CLASSIFY, MULTI, REGRESS, example, multi_request, request
 from tests.servers import ServerProcess, wait_until
 
 _CONFIG = """model_config_list {{ config {{
@@ -189,3 +191,35 @@ def test_a_bad_collector_is_named(tmp_path: Path, change: dict[str, str], text: 
         setattr(config.log_collector_config, field, value)
     with pytest.raises(InvalidArgumentError, match=text):
         check(config)
+
+
+def test_requests_of_examples_are_logged_with_their_answers(server: Any, models_dir: Path, tmp_path: Path) -> None:
+    running, logs = _start(server, tmp_path, models_dir / "examples")
+    two = [example(x=1.0), example(x=3.0)]
+    classified = running.call(
+        CLASSIFY, request(CLASSIFY, "m", two, "classify", context=example(k=1)), messages.ClassificationResponse
+    )
+    regressed = running.call(REGRESS, request(REGRESS, "m", two, "regress"), messages.RegressionResponse)
+    asked = multi_request("m", {"classify": "classify", "regress": "regress"}, two)
+    inferred = running.call(MULTI, asked, messages.MultiInferenceResponse)
+    for verb in ("classify", "regress"):
+        body = {"signature_name": verb, "examples": [{"x": 1.0}]}
+        assert running.rest("POST", f"/v1/models/m:{verb}", body)[0] == 200
+    wait_until(lambda: len(_complete(logs)) == 5, 10, "five records on the disk")
+
+    first, second, third, fourth, fifth = _records(logs)
+    # The context is merged into each example, which is what it means.
+    assert list(first.classify_log.request.input.example_list.examples) == [example(x=1.0, k=1), example(x=3.0, k=1)]
+    assert first.classify_log.response == classified
+    version = max(int(path.name) for path in (models_dir / "examples").iterdir())
+    assert first.classify_log.request.model_spec.version.value == version
+    assert list(second.regress_log.request.input.example_list.examples) == two
+    assert second.regress_log.response == regressed
+    log = third.multi_inference_log
+    assert log.response == inferred
+    assert [task.model_spec.signature_name for task in log.request.tasks] == ["classify", "regress"]
+    assert [task.method_name for task in log.request.tasks] == [task.method_name for task in asked.tasks]
+    assert third.log_metadata.model_spec.signature_name == "classify"
+    assert list(fourth.classify_log.request.input.example_list.examples) == two[:1]
+    assert list(fifth.regress_log.request.input.example_list.examples) == two[:1]
+    assert fifth.log_metadata.sampling_config.sampling_rate == 1

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from serving_server.request_log.tfrecord import frame
 from serving_server.tensors import to_proto
 from serving_server.wire.messages import PredictionLog
+from serving_server.wire.tfrecord import frame
 from tests.examples import CLASSIFY, REGRESS, example, multi_request, request
 from tests.servers import ServerProcess, wait_until
 

@@ -1,18 +1,17 @@
-"""Which requests of a model are logged, and what a record of one holds."""
+"""Which requests of a model are logged, and what a record says besides request and answer."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from serving_server.errors import InvalidArgumentError
+from serving_server.request_log.record import Record, fill_spec
 from serving_server.request_log.writer import RotatingWriter
-from serving_server.signatures import Signature
-from serving_server.tensors import Array, to_proto
-from serving_server.wire import messages, predict_response
+from serving_server.wire import messages
 
 __all__ = ["RequestLogger", "check"]
 
@@ -80,41 +79,18 @@ class RequestLogger:
         """Records lost because the disk was too slow or refused them."""
         return self._writer.dropped
 
-    def sample(self) -> bool:
+    def wants(self, version: int) -> bool:
         """Decide whether one request is logged."""
         return bool(self._rate >= 1 or self._random.random() < self._rate)
 
-    def predict(
-        self,
-        model: str,
-        version: int,
-        signature: Signature,
-        inputs: Mapping[str, Array],
-        output_filter: Sequence[str],
-        outputs: Mapping[str, Array],
-    ) -> None:
-        """Log a Predict request and its answer; copies the arrays."""
-        record = messages.PredictionLog()
-        request = record.predict_log.request
-        _spec(request.model_spec, model, version, signature.name)
-        for alias, array in inputs.items():
-            request.inputs[alias].CopyFrom(to_proto(array, as_content=array.dtype != object))
-        request.output_filter.extend(output_filter)
-        record.predict_log.response.ParseFromString(
-            predict_response.encode(
-                model, version, signature.name, outputs, signature.output_dtypes, tensor_content=True
-            )
-        )
-        self.log(record, model, version, signature.name)
-
-    def log(self, record: Any, model: str, version: int, signature_name: str) -> None:
-        """Log a `PredictionLog` whose request and answer are set."""
-        metadata = record.log_metadata
-        _spec(metadata.model_spec, model, version, signature_name)
+    def take(self, record: Record) -> None:
+        """Log a request with its answer."""
+        metadata = messages.LogMetadata()
+        fill_spec(metadata.model_spec, record.model, record.version, record.signature)
         metadata.sampling_config.CopyFrom(self.config.sampling_config)
         metadata.saved_model_tags.extend(self._tags)
         metadata.timestamp_secs = int(time.time())
-        self._writer.write(record.SerializeToString())
+        self._writer.write(record.serialize(metadata.SerializeToString()))
 
     def close_soon(self) -> None:
         """Take nothing more, and let what waits reach the disk without waiting for it."""
@@ -123,9 +99,3 @@ class RequestLogger:
     def close(self) -> None:
         """Write what waits; takes a few seconds at most. Idempotent."""
         self._writer.close()
-
-
-def _spec(spec: Any, model: str, version: int, signature_name: str) -> None:
-    spec.name = model
-    spec.version.value = version
-    spec.signature_name = signature_name

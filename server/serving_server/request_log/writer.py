@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import IO, Final
 
-from serving_server.request_log.tfrecord import frame
+from serving_server.wire.tfrecord import frame
 
 __all__ = ["RotatingWriter"]
 

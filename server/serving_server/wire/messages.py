@@ -29,6 +29,7 @@ __all__ = [
     "GetModelStatusRequest",
     "GetModelStatusResponse",
     "Int64Value",
+    "LogMetadata",
     "LoggingConfig",
     "ModelServerConfig",
     "ModelSpec",
@@ -102,6 +103,7 @@ GetModelMetadataRequest: Any = message_class("tensorflow.serving.GetModelMetadat
 GetModelMetadataResponse: Any = message_class("tensorflow.serving.GetModelMetadataResponse")
 SignatureDefMap: Any = message_class("tensorflow.serving.SignatureDefMap")
 PredictionLog: Any = message_class("tensorflow.serving.PredictionLog")
+LogMetadata: Any = message_class("tensorflow.serving.LogMetadata")
 #: ClassificationRequest and RegressionRequest, with serialized examples.
 ExamplesRequest: Any = message_class("serving_workbench.ExamplesRequest")
 #: With serialized examples.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -28,21 +28,15 @@ from serving_server.inputs import (
     signature_of,
 )
 from serving_server.multi_inference import InferenceTask
-from serving_server.request_log import tfrecord
 from serving_server.signatures import Signature
 from serving_server.tensors import Array, TensorParsingError, to_array
+from serving_server.wire import tfrecord
 from serving_server.wire.messages import PredictionLog, SerializedInput
+from serving_server.wire.warmup_file import MAX_RECORDS, warmup_file
 from serving_server.worker.model import as_serving_error
 from serving_server.worker.runner import Runner
 
-__all__ = ["MAX_RECORDS", "WarmupRequest", "read", "replay", "warmup_file"]
-
-MAX_RECORDS: Final = 1000
-
-
-def warmup_file(version_folder: Path) -> Path:
-    """Return where a version's warmup records lie (the file may not exist)."""
-    return version_folder / "assets.extra" / "tf_serving_warmup_requests"
+__all__ = ["WarmupRequest", "read", "replay"]
 
 
 def _records(path: Path) -> Iterator[Any]:
