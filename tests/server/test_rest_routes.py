@@ -25,6 +25,8 @@ K = RouteKind
         ("POST", "/v1/models/100%:predict", Route(K.PREDICT, "100%")),
         ("POST", "/v1/models/a+b:predict", Route(K.PREDICT, "a+b")),
         ("POST", "/v1/models/m/versions/9223372036854775807:predict", Route(K.PREDICT, "m", 2**63 - 1)),
+        ("GET", "/v1/models", Route(K.MODELS)),
+        ("GET", "/V1/Models", Route(K.MODELS)),
         ("GET", "/v1/models/m", Route(K.STATUS, "m")),
         ("GET", "/v1/models/m?x=1", Route(K.STATUS, "m?x=1")),
         ("GET", "/v1/models/m/versions/3", Route(K.STATUS, "m", 3)),
@@ -75,7 +77,7 @@ def test_malformed(method: str, target: str) -> None:
     assert caught.value.message == f"Malformed request: {method} {target}"
 
 
-@pytest.mark.parametrize("target", ["/v1/models", "/v1/models/versions/1", "/v1/models/labels/x/metadata"])
+@pytest.mark.parametrize("target", ["/v1/models/versions/1", "/v1/models/labels/x/metadata"])
 def test_no_model(target: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         match("GET", target)
