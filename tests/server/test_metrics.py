@@ -95,7 +95,7 @@ def _task(rows: int) -> Task:
 
 
 def _families(statistics: Statistics, requests: Requests | None = None) -> MetricsPage:
-    return _page(*serving_families({("m", 1): statistics}, requests or Requests(), LoadCounters()))
+    return _page(*serving_families({("m", 1): statistics}, requests or Requests(), LoadCounters(), {}))
 
 
 def test_batches_in_all_sizes() -> None:
@@ -162,7 +162,9 @@ def test_loads_and_warmups_by_directory() -> None:
     loads.failed("/models/m/1")
     loads.loaded("/models/m/1", 1.5)
     loads.warmed("/models/m/1", "OK", 0.25, 10)
-    page = _page(*serving_families({}, Requests(), loads))
+    page = _page(*serving_families({}, Requests(), loads, {"m": (5, 2)}))
+    assert page.get("request_log_count", model_name="m", status_code="OK") == 5
+    assert page.get("request_log_count", model_name="m", status_code="RESOURCE_EXHAUSTED") == 2
     core = ":tensorflow:cc:saved_model:"
     assert page.get(core + "load_attempt_count", model_path="/models/m/1", status="fail") == 1
     assert page.get(core + "load_attempt_count", model_path="/models/m/1", status="success") == 1

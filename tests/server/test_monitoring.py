@@ -15,11 +15,14 @@ import psutil
 import pytest
 
 from serving_server import __version__
+from serving_server.tensors import to_proto
 from serving_server.wire.messages import (
     GetModelStatusRequest,
     GetModelStatusResponse,
+    PredictRequest,
     ReloadConfigRequest,
     ReloadConfigResponse,
+    message_class,
 )
 from tests.metrics_page import PATH, MetricsPage
 from tests.servers import ServerProcess, SharedServer, wait_until
@@ -82,6 +85,48 @@ def test_requests_by_grpc(grpc_server: SharedServer, models_dir: Path) -> None:
     kind = {**ours, "API": "Predict", "entrypoint": "GRPC"}
     assert page.get("serving_workbench_requests_total", **kind, status="OK") == 3
     assert page.get("serving_workbench_request_duration_seconds_count", **kind) == 3
+
+
+def test_requests_that_end_without_an_answer(grpc_server: SharedServer, models_dir: Path) -> None:
+    with _metered(grpc_server, models_dir, "slow") as name:
+        inputs = {"x": np.float32([1]), "steps": np.int32([2000])}
+
+        def count(status: str) -> float | None:
+            return MetricsPage.of(grpc_server).get("request_count", model_name=name, status=status)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            grpc_server.predict(name, inputs, timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        wait_until(lambda: count("DEADLINE_EXCEEDED") == 1, what="the expired request to be counted")
+        request = PredictRequest()
+        request.model_spec.name = name
+        for alias, value in inputs.items():
+            request.inputs[alias].CopyFrom(to_proto(value))
+        stub = grpc_server.channel().unary_unary("/tensorflow.serving.PredictionService/Predict")
+        call = stub.future(request.SerializeToString(), timeout=60)
+        wait_until(lambda: grpc_server.versions(name)[1]["requests_in_flight"], what="the request to run")
+        call.cancel()
+        wait_until(lambda: count("CANCELLED") == 1, what="the cancelled request to be counted")
+        assert count("OK") is None
+
+
+def test_examples(grpc_server: SharedServer, models_dir: Path) -> None:
+    request = message_class("tensorflow.serving.MultiInferenceRequest")()
+    example = request.input.example_list.examples.add()
+    example.features.feature["x"].float_list.value.append(1)
+    with _metered(grpc_server, models_dir, "examples") as name:
+        for signature, method in (("classify", "classify"), ("regress", "regress")):
+            task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+            task.model_spec.name = name
+            task.model_spec.signature_name = signature
+        answer = message_class("tensorflow.serving.MultiInferenceResponse")
+        grpc_server.call("/tensorflow.serving.PredictionService/MultiInference", request, answer)
+        page = MetricsPage.of(grpc_server)
+    assert page.get("request_example_count_total", model=name) == 1
+    assert page.get("request_example_counts_count", model=name) == 1
+    assert page.get("runtime_latency_count", model_name=name, API="MultiInference", runtime="TF1") == 1
+    # TensorFlow Serving does not count these calls as requests.
+    assert not page.having("request_count", model_name=name)
 
 
 def test_requests_by_rest(shared_server: SharedServer, models_dir: Path) -> None:

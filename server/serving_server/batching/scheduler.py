@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _LANE_LOSS_SECONDS: Final = 1.0
 
 #: A transport gives a request up when its deadline has come, give or take the clocks' steps. Seconds.
-_LATE_SECONDS: Final = 0.005
+_LATE_SECONDS: Final = 0.05
 
 
 class Scheduler:

@@ -78,7 +78,8 @@ class Metrics:
         return None
 
     def _serving(self) -> list[Family]:
-        return serving_families(self._catalog.counters(), self._requests, self._catalog.loads)
+        catalog = self._catalog
+        return serving_families(catalog.counters(), self._requests, catalog.loads, catalog.request_logs.counts())
 
     def _versions(self) -> Iterator[_Version]:
         counters = self._catalog.counters()

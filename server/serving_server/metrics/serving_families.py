@@ -31,7 +31,9 @@ _THREAD_POOL: Final = ""
 _ByVersion = Mapping[tuple[str, int], Statistics]
 
 
-def serving_families(versions: _ByVersion, requests: Requests, loads: LoadCounters) -> list[Family]:
+def serving_families(
+    versions: _ByVersion, requests: Requests, loads: LoadCounters, logs: Mapping[str, tuple[int, int]]
+) -> list[Family]:
     """Return the families.
 
     Parameters
@@ -40,6 +42,8 @@ def serving_families(versions: _ByVersion, requests: Requests, loads: LoadCounte
         By model and version, of all that were ever loaded: counters do not go down when one is unloaded.
     requests : Requests
     loads : LoadCounters
+    logs : mapping of str to (int, int)
+        Records of the request log that were written and dropped, by model.
     """
     return [
         *_requests(versions, requests),
@@ -47,6 +51,7 @@ def serving_families(versions: _ByVersion, requests: Requests, loads: LoadCounte
         *_examples(requests),
         *_batching(versions.values()),
         *_loads(loads),
+        _logs(logs),
     ]
 
 
@@ -148,6 +153,15 @@ def _loads(loads: LoadCounters) -> list[Family]:
         Family(_PREFIX + "model_warmup_latency", "histogram", ("model_path", "status"), warmups),
         Family(_PREFIX + "model_warmup_records_read", "counter", ("model_path", "status"), records),
     ]
+
+
+def _logs(logs: Mapping[str, tuple[int, int]]) -> Family:
+    counts = {}
+    for model, (written, dropped) in logs.items():
+        counts[model, StatusCode.OK.name] = written
+        if dropped:
+            counts[model, StatusCode.RESOURCE_EXHAUSTED.name] = dropped
+    return Family(_PREFIX + "request_log_count", "counter", ("model_name", "status_code"), counts)
 
 
 def _add(histograms: dict[tuple[str, ...], Histogram], labels: tuple[str, ...], histogram: Histogram) -> None:

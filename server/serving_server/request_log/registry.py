@@ -76,6 +76,10 @@ class RequestLogs:
             self._loggers[model] = logger
             self.add(model, logger)
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return how many records each model's log has written and dropped, by model."""
+        return {model: (logger.written, logger.dropped) for model, logger in self._loggers.items()}
+
     def add(self, model: str, tap: Tap) -> None:
         """Show a model's requests to a tap from now on."""
         self.by_model.setdefault(model, []).append(tap)

@@ -14,6 +14,7 @@ from serving_server.errors import InternalError, ServingError
 from serving_server.example_inference import ExampleInference, OnAnswer
 from serving_server.examples import feed_input
 from serving_server.inference import Resolved
+from serving_server.metrics.requests import Requests
 from serving_server.multi_inference import InferenceTask, Plan
 from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
@@ -43,10 +44,13 @@ class ExampleMethods:
     examples : ExampleInference
     refuse, fail : callable
         How the other methods tell errors.
+    requests : Requests
+        Where the examples of MultiInference count.
     """
 
-    def __init__(self, examples: ExampleInference, refuse: Refuse, fail: Fail) -> None:
+    def __init__(self, examples: ExampleInference, refuse: Refuse, fail: Fail, requests: Requests) -> None:
         self._examples = examples
+        self._requests = requests
         self._refuse = refuse
         self._fail = fail
 
@@ -106,7 +110,9 @@ class ExampleMethods:
                 return _multi_response(name, resolved.version, wanted, answers)
 
             done = self._answering(call, resolved, "MultiInference", started, write)
-            return self._examples.infer(resolved, wanted, feed_input(request.input), call.deadline, done)
+            strings = feed_input(request.input)
+            self._requests.count_examples(resolved.servable.model, len(strings))
+            return self._examples.infer(resolved, wanted, strings, call.deadline, done)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "MultiInference", error)
             return None

@@ -119,7 +119,7 @@ class Services:
             f"/{MODEL_SERVICE}/GetModelStatus": self._status,
             f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self._reload,
         }
-        for name, method in ExampleMethods(examples, self.refuse, fail).methods().items():
+        for name, method in ExampleMethods(examples, self.refuse, fail, self.requests).methods().items():
             methods[f"/{PREDICTION_SERVICE}/{name}"] = method
         streaming: dict[str, OpenStream] = {}
         for group in more:
