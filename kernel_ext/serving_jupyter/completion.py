@@ -123,7 +123,9 @@ def _values(shell: Any, what: str, given: list[str]) -> list[str]:
             return array_names(shell.user_ns, shell.user_ns_hidden)
         case "name":
             return sorted(_models(given))
-        case "to":
+        case "warmup":
+            return ["previous"]
+        case "to" | "version":
             models = _models(given)
             named = [word for word in given if word in models] or list(models)
             return [str(version) for name in named for version in models[name]]

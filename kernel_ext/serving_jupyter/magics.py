@@ -54,6 +54,7 @@ class ServeMagics(Magics):
             "status": self._status,
             "logs": self._logs,
             "rollback": self._rollback,
+            "warmup": self._warmup,
             "stop": self._stop,
         }[command]
         try:
@@ -86,6 +87,7 @@ class ServeMagics(Magics):
             instance=arguments.instance,
             progress=not arguments.no_progress,
             timeout=arguments.timeout,
+            warmup=self._evaluate(arguments.warmup) if isinstance(arguments.warmup, Braced) else arguments.warmup,
             **options,
         )
 
@@ -102,12 +104,20 @@ class ServeMagics(Magics):
         return LogText("\n".join([line for line in lines if word.search(line)][-arguments.lines :]))
 
     def _rollback(self, arguments: argparse.Namespace) -> sw.Table:
-        served = _handle(arguments.name or _only_model(arguments.instance), arguments.instance)
+        served = _handle(arguments.name or _only_model("rollback", arguments.instance), arguments.instance)
         before = served.serving_version
         now = served.rollback(to=arguments.to)
         table = served.status()
         table.title = f"{served.name}: version {now} answers (before: {before})"
         return table
+
+    def _warmup(self, arguments: argparse.Namespace) -> None:
+        served = _handle(arguments.name or _only_model("warmup", arguments.instance), arguments.instance)
+        print(f"Recording up to {arguments.requests} requests to '{served.name}', for {arguments.seconds:g} s at most.")
+        recorded = served.record_warmup(
+            arguments.requests, arguments.seconds, version=arguments.version, replace=arguments.replace
+        )
+        print(recorded)
 
     def _stop(self, arguments: argparse.Namespace) -> None:
         if arguments.name is not None:
@@ -158,11 +168,11 @@ def _handle(name: str, instance: str) -> sw.ServedModel:
     return found
 
 
-def _only_model(instance: str) -> str:
+def _only_model(command: str, instance: str) -> str:
     names = sw.Server.connect(instance).models()
     if len(names) != 1:
         known = ", ".join(names) or "none"
-        raise UsageError(f"%serve rollback: say which model; the server serves: {known}.")
+        raise UsageError(f"%serve {command}: say which model; the server serves: {known}.")
     return names[0]
 
 

@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "DEPLOY", "Parser", "did_you_mean", "help_page", "parsers
 
 #: Key of the parser of `%serve <model>`, which has no word of its own.
 DEPLOY = ""
-COMMANDS = ("status", "logs", "rollback", "stop")
+COMMANDS = ("status", "logs", "rollback", "warmup", "stop")
 
 Kind = Callable[[Any], Any]
 
@@ -155,6 +155,8 @@ def parsers() -> dict[str, Parser]:
     tolerance = "of the proof: RTOL, or RTOL,ATOL, or none for no comparison"
     # Not given and `none` differ, so there is no default to fall back to.
     deploy.add("--tolerance", kind=_tolerance, metavar="X", default=argparse.SUPPRESS, help=tolerance)
+    kept = "'previous' keeps that of the version before; else a file of recorded requests"
+    deploy.add("--warmup", metavar="FILE", help=kept)
     _add_instance(deploy)
     deploy.add("--timeout", kind=_number, metavar="S", default=120.0, help="seconds until it must answer (120)")
     deploy.add_argument("--no-progress", action="store_true", help="show no bar")
@@ -173,12 +175,20 @@ def parsers() -> dict[str, Parser]:
     rollback.add("--to", kind=_whole, metavar="V", help="a version; else the one before the present one")
     _add_instance(rollback)
 
+    warmup = Parser("%serve warmup", "Record live requests as the warm-up of the version that answers them.")
+    warmup.add("name", kind=_text, nargs="?", help="a served model; not needed when there is only one")
+    warmup.add("--requests", kind=_whole, metavar="N", default=100, help="how many to look at (100, at most 1000)")
+    warmup.add("--seconds", kind=_number, metavar="S", default=60.0, help="how long to wait for them (60)")
+    warmup.add("--version", kind=_whole, metavar="V", help="of this version; else of the one that answers")
+    warmup.add_argument("--replace", action="store_true", help="replace the warm-up file that the version has")
+    _add_instance(warmup)
+
     stop = Parser("%serve stop", "Stop the server, or stop serving one model. Exported versions stay on disk.")
     stop.add("name", kind=_text, nargs="?", help="only this model; the server ends with its last one")
     stop.add_argument("--all", action="store_true", help="every server of yours that runs")
     _add_instance(stop)
 
-    found = {DEPLOY: deploy, "status": status, "logs": logs, "rollback": rollback, "stop": stop}
+    found = {DEPLOY: deploy, "status": status, "logs": logs, "rollback": rollback, "warmup": warmup, "stop": stop}
     for parser in found.values():
         # Answered before anything is parsed (`help_asked`): here so that the help and the completion know it.
         parser.add_argument("-h", "--help", action="store_true", help="show this page")
@@ -203,6 +213,7 @@ Serve a model of this notebook to real gRPC and REST clients.
     %serve status                   what is served, and in which state
     %serve logs                     the end of the server's log
     %serve rollback                 the version before answers again
+    %serve warmup digits            record live requests, to be replayed whenever that version is loaded
     %serve stop                     stop the server
 
 Braces work in every argument: %serve rollback --to {best_version}. The server is a process of its own: an interrupt or

@@ -77,6 +77,9 @@ def server() -> Iterator[None]:
         ("%serve model --sample ", ["rows"]),
         ("%serve model --sample=r", ["rows"]),
         ("%serve stop --a", ["--all"]),
+        ("%serve warm", ["warmup"]),
+        ("%serve warmup --re", ["--requests", "--replace"]),
+        ("%serve model --warmup ", ["previous"]),
         ("%serve logs --li", ["--lines"]),
     ],
 )
@@ -88,7 +91,7 @@ def test_words_of_this_notebook(session: Session, set_variables: SetVariables, t
 def test_at_the_beginning_there_is_everything(session: Session, set_variables: SetVariables) -> None:
     set_variables(model=Path("a"))
     found = session.complete("%serve ")
-    assert found[:5] == ["model", "status", "logs", "rollback", "stop"]
+    assert found[:6] == ["model", "status", "logs", "rollback", "warmup", "stop"]
     assert {"--name", "--help"} <= set(found)
 
 
@@ -109,6 +112,8 @@ def test_a_flag_is_offered_once_and_a_model_too(session: Session, set_variables:
         ("%serve model --name=", ["digits", "faces"]),
         ("%serve rollback digits --to ", ["2", "1"]),
         ("%serve rollback --to ", ["2", "1", "7"]),
+        ("%serve warmup d", ["digits"]),
+        ("%serve warmup digits --version ", ["2", "1"]),
         ("%serve stop --instance ", ["default"]),
     ],
 )

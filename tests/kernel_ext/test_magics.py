@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,7 @@ def test_help(session: Session) -> None:
         ("%serve stop digits --all", "%serve stop: give a model's name or --all, not both."),
         ("%serve status --instance t0", "No server of instance 't0' is running. Start one with"),
         ("%serve status digits --instance t0", "No server of instance 't0' is running."),
+        ("%serve warmup digits --instance t0", "No server of instance 't0' is running."),
         ("%serve rollback --instance t0", "No server of instance 't0' is running."),
         ("%serve logs --instance t0", "No server of instance 't0' has a log in"),
         ("%serve status --instance a/b", "'a/b' is not an instance name."),
@@ -227,6 +230,53 @@ def test_a_failed_deploy_is_one_line_and_the_old_version_stays(
     assert "Model name 'a b' contains ' '" in session.error("%serve plain --name 'a b' --instance {instance}")
     served = sw.connect("half", half)
     assert served.serving_version == served.version == 1
+
+
+def test_warmup_is_recorded_and_kept_by_the_next_version(
+    session: Session, set_variables: SetVariables, half: str, models_dir: Path
+) -> None:
+    set_variables(instance=half, folder=models_dir / "half_plus_two/2", rows=np.float32([1.0]))
+    session.run("handle = %serve folder --name warmed --instance {instance} --no-progress")
+    assert "say which model; the server serves: half" in session.error("%serve warmup --instance {instance}")
+    assert session.error("%serve warmup three --instance {instance}").startswith("The server 'magics' does not serve")
+    assert session.error("%serve warmup warmed --version 9 --instance {instance}").startswith(
+        "The server 'magics' cannot record 'warmed': "
+    )
+    assert session.error("%serve warmup warmed --requests 1001 --instance {instance}") == (
+        "requests is 1001; it must be a whole number from 1 to 1000."
+    )
+    silent = session.error("%serve warmup warmed --seconds 0.05 --instance {instance}")
+    assert "answered no request within 0.05 s; nothing was written" in silent
+    served = session.shell.user_ns["handle"]
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            served.predict(np.float32([1.0]))
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            said = session.says("%serve warmup warmed --requests 10 --seconds 30 --instance {instance}")
+        finally:
+            stop.set()
+        asking.result(30)
+    first, second = said.splitlines()
+    assert first == "Recording up to 10 requests to 'warmed', for 30 s at most."
+    assert second.startswith("3 of 10 requests recorded as warm-up of version 1: ")
+    recorded = Path(second.split(": ")[1])
+    assert "--replace" in session.error("%serve warmup warmed --seconds 0.05 --instance {instance}")
+    session.run("next = %serve folder --name warmed --warmup previous --instance {instance} --no-progress")
+    kept = recorded.parents[2] / "2" / "assets.extra" / recorded.name
+    assert kept.read_bytes() == recorded.read_bytes()
+    assert session.error("%serve folder --name warmed --warmup no/file --instance {instance}") == (
+        "export: Cannot warm up with 'no/file': No such file or directory. "
+        "Give a TFRecord file of PredictionLog messages, as record_warmup and request logs write them."
+    )
+    session.run("third = %serve folder --name warmed --warmup {rows} --instance {instance} --no-progress")
+    assert (recorded.parents[2] / "3" / "assets.extra" / recorded.name).stat().st_size < kept.stat().st_size
+    for name in ("handle", "next", "third"):
+        session.shell.user_ns[name].server.close()
 
 
 def test_logs_show_as_text(session: Session, set_variables: SetVariables, half: str) -> None:

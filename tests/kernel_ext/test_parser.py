@@ -64,6 +64,8 @@ def test_nothing_is_evaluated_when_another_argument_is_wrong() -> None:
         ("status", "--xyzzy", "there is no flag --xyzzy; there are --instance, --help"),
         ("status", "a b", "%serve status: unexpected argument 'b'"),
         ("logs", "-n 0", "'0' is not a whole number from 1 on"),
+        ("warmup", "--requests 0", "%serve warmup: argument --requests: '0' is not a whole number from 1 on"),
+        ("warmup", "--seconds soon", "%serve warmup: argument --seconds: 'soon' is not a positive number of seconds"),
         ("rollback", "--to 1.5", "'1.5' is not a whole number from 1 on"),
     ],
 )

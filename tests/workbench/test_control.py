@@ -25,6 +25,7 @@ ROUTES: list[tuple[str, tuple[Any, ...], str, str, Any]] = [
     ("poll", ("digits",), "POST", "/models/digits/poll", None),
     ("batching", ("digits",), "GET", "/models/digits/batching", None),
     ("patch_batching", ("digits", {"max_batch_size": 4}), "PATCH", "/models/digits/batching", {"max_batch_size": 4}),
+    ("record_warmup", ("digits", 9), "POST", "/models/digits/warmup", {"seconds": 9, "requests": 5}),
     ("statistics", (), "GET", "/statistics", None),
     ("shutdown", (), "POST", "/shutdown", None),
 ]
@@ -38,7 +39,9 @@ def test_routes(method: str, arguments: tuple[Any, ...], verb: str, path: str, b
         unix = Path(folder) / "s" if kind == "unix" else None
         with ControlStub("secret", {full: (200, {"ok": 1})}, unix) as stub:
             address: Any = ("tcp", "127.0.0.1", stub.port) if unix is None else ("unix", str(unix))
-            answer = getattr(ControlClient(address, "secret"), method)(*arguments)
+            options = {} if method != "record_warmup" else {"seconds": arguments[1], "requests": 5}
+            names = arguments if not options else arguments[:1]
+            answer = getattr(ControlClient(address, "secret"), method)(*names, **options)
             assert answer in ({"ok": 1}, None)
             assert stub.requests == [(verb, full, body)]
 

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 import serving_workbench as sw
+from serving_server.tensors import to_array
+from serving_server.wire import tfrecord
+from serving_server.wire.messages import PredictionLog
 from serving_workbench import deploy
 from serving_workbench.client import PredictClient
 from serving_workbench.warmup import WARMUP_FILE
@@ -89,6 +92,45 @@ def test_the_next_version_and_back(serve: Callable[..., sw.ServedModel], source:
     wait_until(lambda: [v["version"] for v in third.describe()["versions"] if v["state"] == "AVAILABLE"] == [3])
     assert third.rollback(to=2) == 2
     assert third.versions == [1, 2, 3]
+
+
+def test_the_warmup_that_was_asked_for(
+    serve: Callable[..., sw.ServedModel], source: Source, tmp_path: Path, name: str
+) -> None:
+    def written(version: int) -> bytes:
+        return (tmp_path / name / str(version) / WARMUP_FILE).read_bytes()
+
+    # Where there is no previous one, it is as without: the sample.
+    serve(source("half_plus_two"), warmup="previous", sample=[1.0, 2.0])
+    first = list(tfrecord.read(tmp_path / name / "1" / WARMUP_FILE))
+    assert len(first) == 1
+    serve(source("half_plus_two"), warmup="previous", sample=[1.0])
+    assert written(2) == written(1)
+    mine = tmp_path / "mine"
+    mine.write_bytes(written(1) * 2)
+    serve(source("half_plus_two"), warmup=mine)
+    assert written(3) == mine.read_bytes()
+    served = serve(source("half_plus_two"), warmup={"x": [1.0, 2.0, 3.0]})
+    (log,) = [PredictionLog.FromString(record) for record in tfrecord.read(tmp_path / name / "4" / WARMUP_FILE)]
+    assert to_array(log.predict_log.request.inputs["x"]).tolist() == [1, 2, 3]
+    assert "replayed 1 warmup record" in served.logs(200)
+    assert "replayed 2 warmup records" in served.logs(200)
+
+    mine.write_bytes(written(1)[:-1])
+    with pytest.raises(sw.DeployError, match=r"Cannot warm up with '.*mine': truncated record at 0 of"):
+        serve(source("half_plus_two"), warmup=mine)
+    mine.write_bytes(tfrecord.frame(b"\xff"))
+    with pytest.raises(sw.DeployError, match="record 1 is no PredictionLog"):
+        serve(source("half_plus_two"), warmup=mine)
+    mine.write_bytes(b"")
+    with pytest.raises(sw.DeployError, match="it is empty"):
+        serve(source("half_plus_two"), warmup=mine)
+    with pytest.raises(sw.PredictError, match="x"):
+        serve(source("half_plus_two"), warmup={"y": [1.0]})
+    # Records that the next version cannot run do not cost the one that answers.
+    with pytest.raises(sw.DeployError, match="warmup record 1 of"):
+        serve(source("multi"), warmup="previous")
+    assert served.serving_version == 4
 
 
 def test_rollback_to_nowhere(serve: Callable[..., sw.ServedModel], source: Source) -> None:

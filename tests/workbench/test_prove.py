@@ -14,7 +14,7 @@ from serving_server.wire.messages import PredictionLog
 from serving_workbench.deploy import _limits
 from serving_workbench.errors import DeployError, ProofError
 from serving_workbench.prove import DEFAULT_TOLERANCE, compare
-from serving_workbench.warmup import WARMUP_FILE, _masked_crc, write_warmup
+from serving_workbench.warmup import WARMUP_FILE, write_warmup
 
 
 def check(served: Any, expected: Any, tolerance: tuple[float, float] = DEFAULT_TOLERANCE) -> None:
@@ -91,13 +91,6 @@ def test_tolerances(given: Any, limits: object) -> None:
 def test_no_tolerance(given: Any) -> None:
     with pytest.raises(DeployError, match="not a tolerance"):
         _limits(given)
-
-
-def test_the_checksum_is_crc32c() -> None:
-    # Known answer of RFC 3720, B.4 (32 bytes of zeros: 8a9136aa), unmasked again here.
-    masked = struct.unpack("<I", _masked_crc(bytes(32)))[0]
-    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
-    assert ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF == 0x8A9136AA
 
 
 def test_the_warmup_file_holds_the_request(tmp_path: Path) -> None:

@@ -73,15 +73,19 @@ class ControlClient:
         """Return the client for the server of a record."""
         return cls(record.control, record.token, timeout)
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self._address[0] == "unix":
-            return _UnixConnection(self._address[1], self._timeout)
+            return _UnixConnection(self._address[1], timeout)
         _, host, port = self._address  # type: ignore[misc]  # the records module has checked its length
-        return http.client.HTTPConnection(host, port, timeout=self._timeout)
+        return http.client.HTTPConnection(host, port, timeout=timeout)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
-        """Send one request; return the decoded JSON answer (None when it is empty)."""
-        connection = self._connection()
+    def request(self, method: str, path: str, body: object = None, *, patience: float = 0.0) -> Any:
+        """Send one request; return the decoded JSON answer (None when it is empty).
+
+        `patience` are seconds that the server itself may wait before it answers.
+        """
+        timeout = self._timeout + patience
+        connection = self._connection(timeout)
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Connection": "close"}
         if data is not None:
@@ -93,7 +97,7 @@ class ControlClient:
             content = answer.read(_MAX_ANSWER)
         except TimeoutError as error:
             raise ControlError(
-                f"The server did not answer within {self._timeout:g} s ({where}).",
+                f"The server did not answer within {timeout:g} s ({where}).",
                 code="DEADLINE_EXCEEDED",
                 hint="It may be busy or stopped: sw.logs() shows its log, sw.stop() ends it.",
             ) from error
@@ -161,6 +165,11 @@ class ControlClient:
     def patch_batching(self, name: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """Change batching parameters while requests run; return all of them."""
         return _optional(self.request("PATCH", f"{_model(name)}/batching", changes))
+
+    def record_warmup(self, name: str, *, seconds: float, **options: Any) -> dict[str, Any]:
+        """Record the next requests as warmup; `options` are ``requests``, ``version`` and ``replace``. Waits."""
+        body = {"seconds": seconds, **options}
+        return dict(self.request("POST", f"{_model(name)}/warmup", body, patience=seconds))
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, by model and version."""

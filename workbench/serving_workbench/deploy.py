@@ -31,7 +31,7 @@ from serving_workbench.prove import DEFAULT_TOLERANCE, Proof, Question, prove, q
 from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
 from serving_workbench.server import Server
 from serving_workbench.waiting import find_version, wait_available, wait_serving
-from serving_workbench.warmup import write_warmup
+from serving_workbench.warmup import add_warmup, check_warmup, write_warmup
 
 __all__ = ["serve"]
 
@@ -52,6 +52,7 @@ def serve(
     progress: bool = True,
     timeout: float = 120.0,
     keep: bool = False,
+    warmup: object = None,
 ) -> ServedModel:
     """Serve a model: export it as the next version, load it beside the old one, prove it, switch over.
 
@@ -81,6 +82,10 @@ def serve(
         Seconds for the server to start (at most 60 of them), and again for the version to answer.
     keep : bool
         A server started by this call runs on after its owner has ended (see `serving_workbench.ownership`).
+    warmup : str, Path, array_like, dict or DataFrame, optional
+        Requests that are replayed at each load, in place of those that the model brings: ``"previous"`` for the file
+        of the version that answers now (see `ServedModel.record_warmup`; where there is none, as without `warmup`), the
+        path of such a file, or one valid input of the default signature.
 
     Returns
     -------
@@ -95,6 +100,7 @@ def serve(
     check_model_name(name)
     check_model(model)
     limits = _limits(tolerance)
+    check_warmup(warmup)
     with Progress(f"serve {name}", enabled=progress) as steps:
         try:
             steps.step("launch")
@@ -103,7 +109,7 @@ def serve(
             server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
             try:
                 deployment = _Deployment(server, name, folder, steps, timeout)
-                return deployment.run(model, version, signatures, sample, limits)
+                return deployment.run(model, version, signatures, sample, limits, warmup)
             except BaseException:
                 if started and not server.models():
                     server.stop()
@@ -164,13 +170,14 @@ class _Deployment:
         signatures: Mapping[str, Any] | None,
         sample: object,
         tolerance: tuple[float, float] | None,
+        warmup: object,
     ) -> ServedModel:
         self.steps.step("export")
         with Publication(self._base, version, above=self._known_versions(version)) as publication:
             exported = export_model(model, publication.staging, signatures)
             found = savedmodel.validate(publication.staging)
             asked = questions(found, exported.references, sample, compare=tolerance is not None)
-            self._add_warmup(publication, asked[0])
+            self._add_warmup(publication, asked[0], warmup)
             try:
                 proofs = self._put_into_service(publication, asked, tolerance or DEFAULT_TOLERANCE)
             except BaseException as error:
@@ -194,11 +201,25 @@ class _Deployment:
                 )
         return max((int(found["version"]) for found in versions), default=0)
 
-    def _add_warmup(self, publication: Publication, asked: Question) -> None:
-        # A drawn sample may be nonsense to the model, and a warm-up request that fails fails the load.
-        if asked.given:
-            with disk_errors(publication.staging, "write the warm-up requests into"):
+    def _add_warmup(self, publication: Publication, asked: Question, warmup: object) -> None:
+        with disk_errors(publication.staging, "write the warm-up requests into"):
+            if warmup is not None and add_warmup(
+                publication.staging, warmup, self._previous(), self.name, asked.signature
+            ):
+                return
+            # A drawn sample may be nonsense to the model, and a warm-up request that fails fails the load.
+            if asked.given:
                 write_warmup(publication.staging, self.name, asked.signature.name, asked.inputs)
+
+    def _previous(self) -> Path | None:
+        """Return the folder of the version that answers now; else of the highest on disk."""
+        serving = None if self._before is None else self._before["serving_version"]
+        if self._before is not None and serving is not None:
+            found = find_version(self._before, serving)
+            if found is not None:
+                return Path(found["path"])
+        published = versions_on_disk(self._base)
+        return self._base / str(published[-1]) if published else None
 
     def _put_into_service(
         self, publication: Publication, asked: list[Question], tolerance: tuple[float, float]

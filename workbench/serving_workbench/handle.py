@@ -14,6 +14,7 @@ from serving_workbench.publish import versions_on_disk
 from serving_workbench.server import Server, version_rows
 from serving_workbench.tables import Table
 from serving_workbench.waiting import wait_serving
+from serving_workbench.warmup import RecordedWarmup
 
 __all__ = ["ServedModel", "connect"]
 
@@ -188,6 +189,53 @@ class ServedModel:
         self.server.client.forget(self.name)
         self.version = target
         return target
+
+    def record_warmup(
+        self, requests: int = 100, seconds: float = 60.0, *, version: int | None = None, replace: bool = False
+    ) -> RecordedWarmup:
+        """Record live requests as the warm-up of the version that answers them, for its next loads.
+
+        The next deploy takes them along with ``serve(..., warmup="previous")``.
+
+        Parameters
+        ----------
+        requests : int
+            How many answered requests to look at, 1 to 1000. Of those that run the same tensors in the same shapes only
+            a few are kept.
+        seconds : float
+            How long to wait for them, at most 600. An interrupt ends it, and writes nothing.
+        version : int, optional
+            By default the serving one.
+        replace : bool
+            Whether a warm-up file that the version has may be replaced.
+
+        Returns
+        -------
+        RecordedWarmup
+
+        Raises
+        ------
+        ModelNotServedError
+            The server does not know the model, or not this version.
+        ControlError
+            No request was answered in time (``DEADLINE_EXCEEDED``), there is a file (``ALREADY_EXISTS``), its folder
+            cannot be written (``PERMISSION_DENIED``), another recording runs (``FAILED_PRECONDITION``).
+        """
+        options: dict[str, Any] = {"requests": requests, "replace": replace}
+        if version is not None:
+            options["version"] = version
+        control = self.server.control
+        try:
+            answer = self.server.ask(lambda: control.record_warmup(self.name, seconds=seconds, **options))
+        except ControlError as error:
+            if error.code == "NOT_FOUND":
+                raise ModelNotServedError(
+                    f"The server '{self.server.name}' cannot record '{self.name}': {error.message}."
+                ) from error
+            if error.code == "ALREADY_EXISTS":
+                error.hint = "In Python: replace=True; as a magic: --replace."
+            raise
+        return RecordedWarmup(**answer)
 
     def _rollback_target(self, to: int | None, published: list[int], serving: int | None) -> int:
         known = ", ".join(map(str, published)) or "none"
