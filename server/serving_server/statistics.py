@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from serving_server.errors import StatusCode
-from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram, exponential, merged
+from serving_server.metrics.histogram import LATENCY_BOUNDS, MAX_ASIDE, Tally, exponential, merged
 from serving_server.metrics.requests import SignatureRequests
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ class Statistics:
 
     Attributes
     ----------
-    runtime : dict of str to Histogram
+    runtime : dict of str to Tally
         Seconds from taking a request to its outputs, by API (``Predict``, ``Classify``, ...); successes only.
-    queuing : Histogram
+    queuing : Tally
         Seconds that requests waited for their batch to start.
-    waiting : Histogram
+    waiting : Tally
         The same for requests that ran by themselves.
     batches : Counter of (int, int)
         Batches by (rows, rows added as padding).
@@ -47,9 +46,9 @@ class Statistics:
     """
 
     def __init__(self) -> None:
-        self.runtime: dict[str, Histogram] = {}
-        self.queuing = Histogram(QUEUING_BOUNDS)
-        self.waiting = Histogram(QUEUING_BOUNDS)
+        self.runtime: dict[str, Tally] = {}
+        self.queuing = Tally(QUEUING_BOUNDS)
+        self.waiting = Tally(QUEUING_BOUNDS)
         self.batches: Counter[tuple[int, int]] = Counter()
         self.single: Counter[int] = Counter()
         self.tasks: Counter[int] = Counter()
@@ -64,33 +63,28 @@ class Statistics:
             found = self.signatures[signature] = SignatureRequests()
         return found
 
-    def runtime_of(self, api: str) -> Histogram:
+    def runtime_of(self, api: str) -> Tally:
         """Return where the run time of an API's requests counts."""
         found = self.runtime.get(api)
         if found is None:
-            found = self.runtime[api] = Histogram(LATENCY_BOUNDS)
+            found = self.runtime[api] = Tally(LATENCY_BOUNDS)
         return found
 
     def started(self, tasks: Sequence[Task], *, batched: bool) -> None:
         """Count how long requests waited that are about to run."""
         now = perf_counter()
         histogram = self.queuing if batched else self.waiting
-        counts = histogram.counts
-        total = 0.0
-        size = alike = 0
-        for task in tasks:
-            waited = now - task.arrived
-            total += waited
-            counts[bisect_left(QUEUING_BOUNDS, waited)] += 1
-            if task.rows == size:
-                alike += 1
-            elif batched:
-                if alike:
-                    self.tasks[_rounded(size, self.tasks)] += alike
-                size, alike = task.rows, 1
-        histogram.total += total
-        if batched and alike:
-            self.tasks[_rounded(size, self.tasks)] += alike
+        histogram.aside.fromlist([now - task.arrived for task in tasks])
+        if len(histogram.aside) >= MAX_ASIDE:
+            histogram.settle()
+        if batched:
+            sizes = [task.rows for task in tasks]
+            first = sizes[0]
+            if sizes.count(first) == len(sizes):  # as a rule
+                self.tasks[_rounded(first, self.tasks)] += len(sizes)
+            else:
+                for rows in sizes:
+                    self.tasks[_rounded(rows, self.tasks)] += 1
 
     def succeeded(self, tasks: Sequence[Task]) -> None:
         """Count requests that have just been answered with success."""
@@ -100,10 +94,10 @@ class Statistics:
             if task.api != api:
                 api = task.api
                 histogram = self.runtime_of(api)
-                counts = histogram.counts
-            seconds = now - task.arrived
-            counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
-            histogram.total += seconds
+                put = histogram.aside.append
+                if len(histogram.aside) >= MAX_ASIDE:
+                    histogram.settle()
+            put(now - task.arrived)
 
     def failed(self, code: StatusCode) -> None:
         """Count a request that was answered with an error."""

@@ -65,6 +65,7 @@ def exposition(families: Iterable[Family]) -> bytes:
 def _histogram(name: str, pairs: list[str], histogram: Histogram) -> list[str]:
     start = f"{name}_bucket{{{','.join([*pairs, 'le='])}"
     lines = []
+    histogram.settle()
     so_far = 0
     for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
         so_far += count

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-__all__ = ["LATENCY_BOUNDS", "Histogram", "exponential", "merged"]
+import numpy as np
+
+__all__ = ["LATENCY_BOUNDS", "MAX_ASIDE", "Histogram", "Tally", "exponential", "merged"]
+
+#: Values that a `Tally` has aside at most, but for those of one batch.
+MAX_ASIDE: Final = 1024
 
 
 def exponential(scale: float, growth: float, count: int) -> tuple[float, ...]:
@@ -49,22 +56,59 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def settle(self) -> None:
+        """Bring `counts` and `total` up to date; needed before these are read, see `Tally`."""
+
     def merge(self, other: Histogram) -> None:
         """Add what another one of the same bounds has counted."""
+        self.settle()
+        other.settle()
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     @property
     def count(self) -> int:
         """Values counted."""
+        self.settle()
         return sum(self.counts)
 
     def scaled(self, factor: float, bounds: Sequence[float] | None = None) -> Histogram:
         """Return the same histogram in another unit; `bounds` are given where multiplying would lose digits."""
+        self.settle()
         copy = Histogram(tuple(bound * factor for bound in self.bounds) if bounds is None else bounds)
         copy.counts = list(self.counts)
         copy.total = self.total * factor
         return copy
+
+
+class Tally(Histogram):
+    """A histogram that puts values aside and sorts them in by the thousand, at half of the cost.
+
+    Parameters
+    ----------
+    bounds : sequence of float
+        As for `Histogram`.
+
+    Attributes
+    ----------
+    aside : array of double
+        Values not counted yet. Who puts some there calls `settle` when they are `MAX_ASIDE` or more.
+    """
+
+    __slots__ = ("aside",)
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        super().__init__(bounds)
+        self.aside = array("d")
+
+    def settle(self) -> None:
+        if not self.aside:
+            return
+        values = np.array(self.aside)
+        del self.aside[:]
+        found = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.counts))
+        self.counts = [count + new for count, new in zip(self.counts, found.tolist(), strict=True)]
+        self.total += float(values.sum())
 
 
 def merged(histograms: Iterable[Histogram], bounds: Sequence[float]) -> Histogram:

@@ -6,13 +6,12 @@ asked for something else than inference, in `Requests`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from time import perf_counter
 from typing import Final
 
 from serving_server.errors import StatusCode
-from serving_server.metrics.histogram import LATENCY_BOUNDS, Histogram, exponential
+from serving_server.metrics.histogram import LATENCY_BOUNDS, MAX_ASIDE, Histogram, Tally, exponential
 
 __all__ = ["ENTRYPOINT_REST", "MAX_NAMES", "OTHER", "RequestCell", "Requests", "SignatureRequests"]
 
@@ -26,7 +25,7 @@ ENTRYPOINT_REST: Final = "REST"
 _EXAMPLE_BOUNDS: Final = exponential(1, 2, 15)
 
 
-class RequestCell(Histogram):
+class RequestCell(Tally):
     """Requests of one kind: how long the good ones took (s), how many failed with which code."""
 
     __slots__ = ("errors",)
@@ -37,9 +36,10 @@ class RequestCell(Histogram):
 
     def succeeded(self, started: float) -> None:
         """Count a request answered with success now, by when it came (`time.perf_counter`)."""
-        seconds = perf_counter() - started
-        self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
-        self.total += seconds
+        aside = self.aside
+        aside.append(perf_counter() - started)
+        if len(aside) >= MAX_ASIDE:
+            self.settle()
 
     def failed(self, code: StatusCode) -> None:
         """Count a request answered with an error."""
