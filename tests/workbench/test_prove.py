@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from serving_server.wire.messages import PredictionLog
-from serving_workbench.deploy import _limits
+from serving_workbench.differences import DEFAULT_TOLERANCE, tolerance_pair
 from serving_workbench.errors import DeployError, ProofError
-from serving_workbench.prove import DEFAULT_TOLERANCE, compare
+from serving_workbench.prove import compare
 from serving_workbench.warmup import WARMUP_FILE, write_warmup
 
 
@@ -84,13 +84,13 @@ def test_a_wider_tolerance_passes() -> None:
     ("given", "limits"), [(None, None), (0.1, (0.1, 1e-5)), ((1, 0), (1.0, 0.0)), ([1e-3, 1e-3], (1e-3, 1e-3))]
 )
 def test_tolerances(given: Any, limits: object) -> None:
-    assert _limits(given) == limits
+    assert tolerance_pair(given) == limits
 
 
 @pytest.mark.parametrize("given", ["x", (1,), (-1, 0), (1, 2, 3), {}])
 def test_no_tolerance(given: Any) -> None:
     with pytest.raises(DeployError, match="not a tolerance"):
-        _limits(given)
+        tolerance_pair(given)
 
 
 def test_the_warmup_file_holds_the_request(tmp_path: Path) -> None:

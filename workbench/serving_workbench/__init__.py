@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         WorkbenchError,
     )
     from serving_workbench.handle import ServedModel, connect
+    from serving_workbench.replay_result import ReplayResult
+    from serving_workbench.replaying import replay
     from serving_workbench.server import Server
     from serving_workbench.tables import Table
     from serving_workbench.verbs import instances, logs, status, stop
@@ -42,6 +44,7 @@ __all__ = [
     "ProofError",
     "PublishError",
     "RecordError",
+    "ReplayResult",
     "ServedModel",
     "Server",
     "ServerNotRunningError",
@@ -51,6 +54,7 @@ __all__ = [
     "instances",
     "load_ipython_extension",
     "logs",
+    "replay",
     "serve",
     "status",
     "stop",
@@ -65,6 +69,8 @@ _HOME = {
     "logs": "verbs",
     "status": "verbs",
     "stop": "verbs",
+    "replay": "replaying",
+    "ReplayResult": "replay_result",
     "Server": "server",
     "Table": "tables",
 }

@@ -23,11 +23,11 @@ from serving_workbench.errors import PredictError
 from serving_workbench.inputs import as_inputs, is_dataframe
 from serving_workbench.savedmodel import default_signature_name, usable_signatures
 
-__all__ = ["PredictClient", "decode_text"]
+__all__ = ["CHANNEL_OPTIONS", "PredictClient", "decode_text"]
 
 Array = NDArray[Any]
 _SERVICE = "/tensorflow.serving.PredictionService/"
-_OPTIONS = (
+CHANNEL_OPTIONS = (
     # The protocol's own limit (a length is 31 bits); gRPC's default of 4 MB is one medium batch of images.
     ("grpc.max_receive_message_length", 2**31 - 1),
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -53,7 +53,7 @@ class PredictClient:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
             f"{_SERVICE}Predict",
             request_serializer=PredictRequest.SerializeToString,

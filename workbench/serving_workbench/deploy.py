@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from serving_workbench import savedmodel
+from serving_workbench.differences import DEFAULT_TOLERANCE, tolerance_pair
 from serving_workbench.errors import ControlError, DeployError, WorkbenchError
 from serving_workbench.export import check_model, export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
 from serving_workbench.progress import Progress
-from serving_workbench.prove import DEFAULT_TOLERANCE, Proof, Question, prove, questions
+from serving_workbench.prove import Proof, Question, prove, questions
 from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
 from serving_workbench.server import Server
 from serving_workbench.waiting import find_version, wait_available, wait_serving
@@ -99,7 +100,7 @@ def serve(
     """
     check_model_name(name)
     check_model(model)
-    limits = _limits(tolerance)
+    limits = tolerance_pair(tolerance)
     check_warmup(warmup)
     with Progress(f"serve {name}", enabled=progress) as steps:
         try:
@@ -117,21 +118,6 @@ def serve(
         except WorkbenchError as error:
             error.step = error.step or steps.current
             raise
-
-
-def _limits(tolerance: object) -> tuple[float, float] | None:
-    if tolerance is None:
-        return None
-    pair = (tolerance, DEFAULT_TOLERANCE[1]) if isinstance(tolerance, int | float) else tolerance
-    if isinstance(pair, tuple | list) and len(pair) == 2:
-        rtol, atol = pair
-        if all(isinstance(x, int | float) and not isinstance(x, bool) and x >= 0 for x in (rtol, atol)):
-            return float(rtol), float(atol)
-    raise DeployError(
-        f"tolerance={tolerance!r} is not a tolerance.",
-        step="prove",
-        hint="Give (rtol, atol), both at least 0, or rtol alone, or None for no comparison.",
-    )
 
 
 class _Deployment:

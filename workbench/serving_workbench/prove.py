@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serving_server.signatures import Signature
 from serving_workbench import sampling
 from serving_workbench.client import PredictClient
+from serving_workbench.differences import DEFAULT_TOLERANCE, difference
 from serving_workbench.errors import DeployError, PredictError, ProofError
 from serving_workbench.export import NotComparableError, Reference
 from serving_workbench.inputs import as_inputs, shape_text
@@ -26,8 +27,6 @@ from serving_workbench.savedmodel import default_signature_name
 __all__ = ["DEFAULT_TOLERANCE", "Proof", "Question", "compare", "prove", "questions"]
 
 Arrays = dict[str, NDArray[Any]]
-#: (rtol, atol)
-DEFAULT_TOLERANCE = (1e-4, 1e-5)
 #: Codes by which a server says that the sample itself is wrong for the model.
 _SAMPLE_AT_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
@@ -242,23 +241,13 @@ def _compare_output(
             f"{list(expected.shape)}.",
             output=key,
         )
-    if served.dtype.kind in "fc" or served.dtype.name == "bfloat16":
-        rtol = max(tolerance[0], 4 * _epsilon(served.dtype))
-        wide = np.complex128 if served.dtype.kind == "c" else np.float64
-        left, right = served.astype(wide), expected.astype(wide)
-        equal = np.isclose(left, right, rtol=rtol, atol=tolerance[1], equal_nan=True)
-        limit = f"rtol {rtol:g}, atol {tolerance[1]:g}"
-    else:
-        left, right, limit = served, expected, "exactly equal"
-        equal = np.asarray(served == expected)
-    if np.all(equal):
+    found = difference(served, expected, tolerance)
+    if found is None:
         return
-    index, max_abs, max_rel = _worst(left, right, equal)
-    size = "" if max_abs is None else f"; largest difference {max_abs:.6g} absolute, {max_rel:.6g} relative"
+    index, max_abs, max_rel = found.index, found.max_abs, found.max_rel
     raise ProofError(
         f"The served {what} answers differently: output '{key}' at {list(index)} is {served[index]!r}, in the notebook "
-        f"{expected[index]!r}; {int(np.size(equal) - np.count_nonzero(equal))} of {np.size(equal)} values differ{size} "
-        f"(allowed: {limit}).",
+        f"{expected[index]!r}; {found} (allowed: {found.allowed}).",
         hint="For a model that is random or keeps state pass tolerance=None; else widen tolerance=(rtol, atol).",
         output=key,
         max_abs=max_abs,
@@ -267,26 +256,3 @@ def _compare_output(
         served=served[index],
         expected=expected[index],
     )
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":
-        return 2.0**-7
-    return float(np.finfo(dtype).eps)
-
-
-def _worst(
-    served: NDArray[Any], expected: NDArray[Any], equal: NDArray[Any]
-) -> tuple[tuple[int, ...], float | None, float | None]:
-    """Return where the difference is largest, and the largest absolute and relative one (None where it has no size)."""
-    if served.dtype.kind not in "fciu":
-        where = np.unravel_index(int(np.argmin(equal)), equal.shape)
-        return tuple(int(i) for i in where), None, None
-    wide = np.complex128 if served.dtype.kind == "c" else np.float64
-    left, right = served.astype(wide), expected.astype(wide)
-    with np.errstate(all="ignore"):
-        difference = np.abs(left - right)
-        difference = np.where(equal, 0.0, np.where(np.isnan(difference), np.inf, difference))
-        relative = np.where(difference == 0, 0.0, difference / np.abs(right))
-    where = np.unravel_index(int(np.argmax(difference)), difference.shape)
-    return tuple(int(i) for i in where), float(np.max(difference)), float(np.nanmax(relative))
