@@ -326,20 +326,63 @@ async def test_incomplete_messages_hold_a_bounded_amount_and_the_oldest_goes_on(
 
 
 @both_loops
-async def test_a_connection_whose_messages_wait_for_answers_is_not_read() -> None:
-    limits = Http2Limits(max_held_bytes=100_000, stream_window=2**20)
+async def test_the_window_stays_shut_while_messages_wait_for_answers() -> None:
+    limits = Http2Limits(max_held_bytes=100_000, stream_window=2**20, connection_window=400_000)
     async with serving(limits) as (server, methods, peer):
-        peer.send(*(peer.request(stream, "/t.T/Hold", message=bytes(20_000)) for stream in range(1, 41, 2)))
-        await wait_until(lambda: any(c._reading_paused for c in server.connections), "a pause")
-        await wait_until(lambda: len(methods.held) >= 6, "the calls")
-        # Answers let it go on.
-        answered = 0
-        while answered < 20:
-            await wait_until(lambda seen=answered: len(methods.held) > seen, "the next call")
-            methods.held[answered].answer(b"")
-            answered += 1
-        await peer.answer(39)
-        assert not any(c._held_bytes or c._reading_paused for c in server.connections)
+        peer.send(*(peer.request(stream, "/t.T/Hold", message=bytes(20_000)) for stream in range(1, 35, 2)))
+        await peer.ping()  # it is still read
+        assert len(methods.held) == 17
+        opened = peer.granted[0]
+        for call in methods.held[:11]:
+            peer.send(frames.rst_stream(call.stream_id, ErrorCode.CANCEL))
+        await peer.ping()
+        assert [call.stream_id for call in methods.cancelled] == list(range(1, 23, 2))
+        assert peer.granted[0] == opened  # over 100,000 bytes are left
+        for call in methods.held[11:]:
+            call.answer(b"")
+        await peer.answer(33)
+        await peer.ping()
+        assert peer.granted[0] >= opened + 200_000
+        assert not any(c._held_bytes for c in server.connections)
+
+
+@both_loops
+async def test_what_waits_and_is_cancelled_is_not_kept() -> None:
+    limits = Http2Limits(max_queued_bytes=100_000, max_held_bytes=50_000)
+    async with serving(limits, settings={4: 0}) as (server, methods, peer):
+        peer.send(*(peer.request(stream, BIG, message=b"60000") for stream in (1, 3)))
+        for stream in range(5, 45, 2):
+            # Small, empty and large ones; each is reset before it has begun.
+            peer.send(peer.request(stream, message=bytes((0, 100, 20_000)[stream % 3])))
+            await peer.ping()
+            (connection,) = (c for c in server.connections if c.calls)
+            assert len(connection._waiting) == 1
+            peer.send(frames.rst_stream(stream, ErrorCode.CANCEL))
+            await peer.ping()
+            assert not connection._waiting
+            assert connection._held_bytes == 0
+        assert methods.calls == []
+        peer.send(peer.settings({4: 2**20}), frames.window_update(0, 2**20))
+        await wait_for_answers(peer, 1, 3)
+
+
+@both_loops
+async def test_a_stream_that_asks_on_and_does_not_take_its_answers() -> None:
+    limits = Http2Limits(max_queued_bytes=10_000)
+    async with serving(limits, settings={4: 0}) as (server, methods, peer):
+        peer.send(peer.headers(1, "/t.T/Chat"), peer.headers(3, "/t.T/Chat"))
+        peer.send(*[peer.data(1, grpc_message(bytes(1000)))] * 50)
+        peer.send(peer.data(3, grpc_message(b"its first")))
+        await peer.ping()
+        (connection,) = (c for c in server.connections if c.calls)
+        assert connection.output.queued <= 12_000
+        assert len(methods.chats) <= 12
+        peer.send(peer.settings({4: 2**20}))
+        await peer.answer(1)
+        assert peer.answers[1].status is StatusCode.RESOURCE_EXHAUSTED
+        assert "does not take its answers" in peer.answers[1].text
+        peer.send(peer.data(3, b"", end=True))
+        assert (await peer.answer(3)).messages == [b"its first"]
 
 
 @both_loops
@@ -371,7 +414,7 @@ async def test_a_refused_message_in_the_same_frame_as_a_good_one_holds_nothing()
 
 @both_loops
 async def test_a_large_answer_to_a_large_request_gets_its_windows() -> None:
-    # The connection is not read while the message is held; it must be read again for the answer's windows.
+    # The connection's window is shut while the message is held; the answer's windows must be taken all the same.
     limits = Http2Limits(max_held_bytes=100_000, stream_window=2**20)
     async with serving(limits, settings={4: 65_535}) as (_, methods, peer):
         peer.send(peer.request(1, "/t.T/Hold", message=bytes(200_000)))

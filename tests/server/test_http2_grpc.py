@@ -185,6 +185,33 @@ async def test_a_bomb_is_unpacked_in_steps_and_only_to_the_limit() -> None:
 
 
 @both_loops
+async def test_bombs_are_unpacked_one_after_the_other_as_memory_allows() -> None:
+    limits = Http2Limits(max_held_bytes=1_000_000)
+    async with serving(limits) as (server, methods, peer):
+        bomb = grpc_message(gzip.compress(bytes(1_500_000), 9), 1)
+        for stream in range(1, 13, 2):
+            peer.send(peer.headers(stream, "/t.T/Hold", ("grpc-encoding", "gzip")), peer.data(stream, bomb, end=True))
+        peer.send(peer.request(13, message=b"meanwhile"))
+        assert (await peer.answer(13)).messages == [b"meanwhile"]
+        (connection,) = (c for c in server.connections if c.calls)
+        for number, stream in enumerate((1, 3, 5), start=1):
+            await until(lambda number=number: len(methods.held) == number, "the next one")
+            await peer.ping()
+            assert len(methods.held) == number
+            assert connection._held_bytes < 1_600_000
+            if stream == 5:
+                peer.send(frames.rst_stream(7, ErrorCode.CANCEL))  # while it waits
+                await peer.ping()
+            methods.held[-1].answer(b"")
+            await peer.answer(stream)
+        for stream in (9, 11):
+            await until(lambda stream=stream: methods.held[-1].stream_id == stream, "those behind the cancelled")
+            methods.held[-1].answer(b"")
+        await peer.answer(11)
+        assert connection._held_bytes == connection._packed_bytes == 0
+
+
+@both_loops
 async def test_an_encoding_that_we_do_not_know() -> None:
     async with serving() as (_, _, peer):
         peer.send(peer.headers(1, ECHO, ("grpc-encoding", "snappy")), peer.data(1, grpc_message(b"x", 1), end=True))

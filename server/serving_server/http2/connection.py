@@ -105,8 +105,8 @@ class Connection(FrameReader, asyncio.Protocol):
         """Return the most that WINDOW_UPDATEs have added to an open stream's window."""
         raise NotImplementedError
 
-    def _overloaded(self) -> bool:
-        """Whether nothing more should be read now."""
+    def _withholds(self) -> bool:
+        """Whether the peer should send no more DATA now than it may already."""
         return False
 
     def _on_pong(self, payload: bytes) -> None:
@@ -156,8 +156,8 @@ class Connection(FrameReader, asyncio.Protocol):
         self._settle_reading()
 
     def _settle_reading(self) -> None:
-        """Stop reading or go on: a peer that does not read is not read, nor one that has enough of our memory."""
-        paused = (self.output.paused or self._overloaded()) and not self.closing
+        """Stop reading or go on: a peer that does not read is not read."""
+        paused = self.output.paused and not self.closing
         if paused != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = paused
             if paused:
@@ -178,6 +178,11 @@ class Connection(FrameReader, asyncio.Protocol):
         if self._credit < self._low_credit:
             if self._credit < 0:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
+            self._give_credit()
+
+    def _give_credit(self) -> None:
+        """Open the connection's window again, if half of it is used up and more may come."""
+        if self._credit < self._low_credit and not self._withholds():
             window = self.limits.connection_window
             self.output.send(window_update(0, window - self._credit))
             self._credit = window

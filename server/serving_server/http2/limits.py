@@ -31,7 +31,7 @@ class Http2Limits:
     max_message_bytes : int
         One request message as sent; RESOURCE_EXHAUSTED beyond it, before its bytes are taken.
     max_unpacked_bytes : int
-        A compressed message after unpacking; RESOURCE_EXHAUSTED.
+        A compressed message after unpacking; RESOURCE_EXHAUSTED. One message of a connection is unpacked at a time.
     connection_window, stream_window, large_window : int
         What a peer may send ahead: on all streams, on each stream at first, and on a stream whose message is known to
         be larger than `stream_window`.
@@ -39,9 +39,11 @@ class Http2Limits:
         Incomplete messages of one connection. Beyond it only the oldest of them may go on; the others wait for a
         window, and new requests are refused.
     max_held_bytes : int
-        Large messages (16 KiB and up) that wait for their answers. Beyond it the connection is not read.
+        Large messages (16 KiB and up) that wait for their answers. Beyond it the connection's window stays shut (up to
+        `connection_window` more may come), and no compressed message is unpacked.
     max_queued_bytes : int
-        Answers that wait for the peer's windows. Beyond it, requests wait before they are started.
+        Answers that wait for the peer's windows. Beyond it, requests wait before they are started, and a stream that
+        asks on while its answers wait is ended with RESOURCE_EXHAUSTED.
     write_buffer : int
         Bytes that wait for the socket. Beyond it no more of the queued answers goes out and the connection is not read.
     resets_per_second : int
@@ -51,7 +53,7 @@ class Http2Limits:
     empty_frames_per_second : int
         DATA without bytes that does not end its stream, and empty pieces of header blocks.
     idle_frames_per_second : int
-        Frames that do nothing: PRIORITY, unknown types, frames of closed streams.
+        Frames that do nothing: PRIORITY, unknown types, frames of closed streams but for WINDOW_UPDATE.
     preface_timeout : float
         From the accepted socket (with TLS, from the end of the handshake) to the client's preface and SETTINGS.
     handshake_timeout : float

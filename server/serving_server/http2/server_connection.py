@@ -195,7 +195,8 @@ class ServerConnection(CallRunner):
                 continue
             received = 0 if call.body is None else call.body.received
             before, since = self._progress.get(call, (received, now))
-            if self._reading_paused or call in self._starved or received - before >= limits.slow_sender_bytes:
+            held_up = self._reading_paused or call in self._starved or self._withholds()
+            if held_up or received - before >= limits.slow_sender_bytes:
                 before, since = received, now
             elif now - since >= limits.slow_sender_seconds:
                 text = f"the request grew by {received - before} bytes in {limits.slow_sender_seconds:g} s"
