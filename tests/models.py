@@ -3,7 +3,8 @@
 TensorFlow is imported inside `build_all` only, so a test may import this module for its names and constants. The
 fixtures of `tests/conftest.py` run it in a subprocess and keep the result under `.pytest_cache`.
 
-Every model lies in `<outdir>/<name>/<version>/`. Shapes are written as in signatures: -1 is an unknown dimension.
+Every model lies in `<outdir>/<name>/<version>/`, those of `tests.model_formats` too. Shapes are written as in
+signatures: -1 is an unknown dimension.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests import model_formats
 
 __all__ = ["DTYPES", "FAILING_INPUT", "VERSIONS", "build_all", "cache_key", "cached", "copy_version"]
 
@@ -33,6 +37,9 @@ DTYPES = (
 
 #: The value on which `fails` fails.
 FAILING_INPUT = 13.0
+
+#: Seconds that models of another text of this file are kept after their last use.
+_KEPT = 3600
 
 #: What is built: name -> versions.
 VERSIONS: dict[str, tuple[int, ...]] = {
@@ -52,6 +59,7 @@ VERSIONS: dict[str, tuple[int, ...]] = {
     "variable_length": (1,),
     "examples": (1, 2),
     "examples_tf2": (1,),
+    **dict.fromkeys(model_formats.BUILDERS, (1,)),
 }
 
 
@@ -420,15 +428,16 @@ def build_all(outdir: Path) -> None:
 
     for name, versions in VERSIONS.items():
         for version in versions:
-            globals()[f"_{name}"](tf, outdir / name / str(version), version)
+            build = model_formats.BUILDERS.get(name) or globals()[f"_{name}"]
+            build(tf, outdir / name / str(version), version)
 
 
 # --- cache and copies ----------------------------------------------------------------------------------------------
 
 
 def cache_key() -> str:
-    """Name of this file's text and of the libraries that write the models: any change of these builds anew."""
-    text = Path(__file__).read_bytes()
+    """Name of the builders' text and of the libraries that write the models: any change of these builds anew."""
+    text = Path(__file__).read_bytes() + Path(model_formats.__file__).read_bytes()
     versions = ",".join(importlib.metadata.version(name) for name in ("tensorflow", "keras", "scikit-learn"))
     return hashlib.sha256(text + versions.encode()).hexdigest()[:16]
 
@@ -449,9 +458,10 @@ def cached(folder: Path, timeout: float = 300.0) -> Path:
     target = folder / cache_key()
     with _locked(folder / "build.lock"):
         if target.is_dir():
+            os.utime(target)
             return target
-        for old in folder.iterdir():  # of another text or library version
-            if old.is_dir():
+        for old in folder.iterdir():  # of another text or library version; a session may use it still
+            if old.is_dir() and time.time() - old.stat().st_mtime > _KEPT:
                 shutil.rmtree(old)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         command = [sys.executable, "-m", "tests.models", str(building)]

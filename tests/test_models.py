@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
+from tests import model_formats, models
 
 
 def test_every_model_is_built_in_every_version(models_dir: Path) -> None:
@@ -15,7 +15,9 @@ def test_every_model_is_built_in_every_version(models_dir: Path) -> None:
         folder.name: tuple(sorted(int(version.name) for version in folder.iterdir())) for folder in models_dir.iterdir()
     }
     assert built == models.VERSIONS
-    assert all((path / "saved_model.pb").is_file() for path in models_dir.glob("*/*"))
+    for path in models_dir.glob("*/*"):
+        file = "model.tflite" if path.parent.name in model_formats.TFLITE else "saved_model.pb"
+        assert (path / file).is_file(), path
 
 
 def test_a_copy_is_published_under_the_number_asked_for(model_copy: Callable[..., Path], models_dir: Path) -> None:

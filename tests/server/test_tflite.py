@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,80 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import leaks, models
+from tests import leaks, model_formats
 from tests.servers import ServerProcess, wait_until
-
-#: Writes, below the folder in argv[1]: converted/1 (the converter's own signatures, two of them), plain/1 (none) and
-#: stored/1 (TensorFlow Serving's metadata).
-_BUILD = """
-import sys
-from pathlib import Path
-import flatbuffers
-from flatbuffers import flexbuffers
-import tensorflow as tf
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-from tensorflow.lite.python import schema_py_generated as schema
-
-class Module(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def halve(self, x):
-        return {"y": x * 0.5 + 2}
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int32, "a"), tf.TensorSpec([None, 2], tf.int32, "b")])
-    def add(self, a, b):
-        return {"sum": a + b, "difference": a - b}
-
-def write(name, content):
-    folder = Path(sys.argv[1]) / name / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.tflite").write_bytes(content)
-
-module = Module()
-saved = str(Path(sys.argv[1]) / "saved")
-tf.saved_model.save(module, saved, signatures={"serving_default": module.halve, "add": module.add})
-write("converted", tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=["serving_default", "add"]).convert())
-tf.saved_model.save(module, saved + "1", signatures={"serving_default": module.halve})
-single = tf.lite.TFLiteConverter.from_saved_model(saved + "1").convert()
-
-def packed(edit):
-    model = schema.ModelT.InitFromPackedBuf(single, 0)
-    model.signatureDefs = []
-    edit(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-write("plain", packed(lambda model: None))
-
-def store(model):
-    graph = model.subgraphs[0]
-    definition = SignatureDef(method_name="tensorflow/serving/predict")
-    places = ((definition.inputs, graph.inputs[0], "number"), (definition.outputs, graph.outputs[0], "half"))
-    for into, index, alias in places:
-        into[alias].name = graph.tensors[index].name.decode().removesuffix(":0")
-        into[alias].dtype = tf.float32.as_datatype_enum
-        into[alias].tensor_shape.dim.add(size=-1)
-    buffer = schema.BufferT()
-    buffer.data = list(flexbuffers.Dumps({"serving_default": definition.SerializeToString()}))
-    model.buffers.append(buffer)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = "signature_defs_metadata", len(model.buffers) - 1
-    model.metadata = [*(model.metadata or []), entry]
-
-write("stored", packed(store))
-"""
 
 
 @pytest.fixture(scope="module")
 def tflite_server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Models of `tests.model_formats`, under the ends of their names, and a SavedModel."""
     folder = tmp_path_factory.mktemp("tflite")
-    done = subprocess.run([sys.executable, "-c", _BUILD, str(folder)], capture_output=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    models.copy_version(models_dir / "half_plus_two" / "1", folder / "saved_model" / "1")
     with ServerProcess("--prefer_tflite_model", "--enable_batching", directory=folder / "server") as server:
         leaks.allow(server.pid)
+        for name in model_formats.TFLITE:
+            server.put_model(name.removeprefix("tflite_"), models_dir / name)
+        server.put_model("saved_model", models_dir / "half_plus_two", policy={"specific": {"versions": [1]}})
         for name in ("converted", "plain", "stored", "saved_model"):
-            server.put_model(name, folder / name)
             server.wait_available(name)
         yield server
 
