@@ -414,4 +414,12 @@ class WorkerLoader:
         statistics = self.statistics.setdefault((model, version), Statistics())
         served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
         await served.load(batching, on_step)
+        try:
+            # They may have changed meanwhile, and whoever changed them saw no version to tell.
+            latest = self._batching_of(model, path)
+            if latest != batching:
+                served.batching = latest
+        except BaseException:
+            await served.close()
+            raise
         return served

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
 import pytest
 
+from serving_server.tensors import to_proto
+from serving_server.wire.messages import PredictRequest
 from tests.servers import TRANSPORTS, ServerProcess, wait_until
 
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 FAR = 2_000_000  # a timeout in us that no test waits for: a batch that runs before it ran for another reason
 
 
@@ -244,6 +249,60 @@ def test_a_request_that_waits_past_its_deadline_is_dropped_from_the_queue(batchi
     )
     assert [answer["y"].tolist() for answer in answers] == [[3.5], [4.0]]
     assert sizes == {2: 1}
+
+
+def _queued(server: ServerProcess, model: str) -> int:
+    _, answer = server.control("GET", "/statistics")
+    (version,) = answer["models"][model].values()
+    return int(version["queued"])
+
+
+def test_who_gives_up_leaves_the_queue(batching_server: ServerProcess) -> None:
+    """By a cancelled call and by a REST connection that is closed; what is left makes the batch, alone."""
+    _set(batching_server, "half_plus_two", max_batch_size=3, batch_timeout_micros=FAR)
+    request = PredictRequest()
+    request.model_spec.name = "half_plus_two"
+    request.inputs["x"].CopyFrom(to_proto(np.float32([100])))
+    call = batching_server.channel().unary_unary(PREDICT).future(request.SerializeToString())
+    address = urlsplit(batching_server.rest_url)
+    assert address.hostname is not None
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    connection.request("POST", "/v1/models/half_plus_two:predict", b'{"instances": [200]}')
+    wait_until(lambda: _queued(batching_server, "half_plus_two") == 2, 10, "both to wait")
+    call.cancel()
+    wait_until(lambda: _queued(batching_server, "half_plus_two") == 1, 10, "the cancelled call to leave the queue")
+    connection.close()
+    wait_until(lambda: _queued(batching_server, "half_plus_two") == 0, 10, "the closed connection's to leave it too")
+    sizes, answers = _new_sizes(
+        batching_server,
+        "half_plus_two",
+        lambda: _together(batching_server, "half_plus_two", [_x(1), _x(2), _x(3)]),
+    )
+    assert [answer["y"].tolist() for answer in answers] == [[3.5], [4.0], [4.5]]
+    assert sizes == {3: 1}
+
+
+def test_parameters_that_change_while_a_version_loads_are_its_own(
+    batching_server: ServerProcess, models_dir: Any
+) -> None:
+    # A load may be over before the change comes; then it is tried again.
+    for number in range(10):
+        name = f"loading_{number}"
+        batching_server.put_model(name, models_dir / "mlp", batching={"max_batch_size": 8})
+        status, _ = batching_server.control("PATCH", f"/models/{name}/batching", {"max_batch_size": 2})
+        assert status == 200
+        was_loading = {version["state"] for version in batching_server.versions(name).values()} == {"LOADING"}
+        if was_loading:
+            break
+        assert batching_server.control("DELETE", f"/models/{name}")[0] == 204
+    assert was_loading
+    batching_server.wait_available(name)
+    (alias,) = batching_server.rest("GET", f"/v1/models/{name}/metadata")[1]["metadata"]["signature_def"][
+        "signature_def"
+    ]["serving_default"]["inputs"]
+    with pytest.raises(grpc.RpcError, match="Task size 3 is larger than maximum input batch size 2"):
+        batching_server.predict(name, {alias: np.zeros((3, 784), np.float32)})
+    assert batching_server.control("DELETE", f"/models/{name}")[0] == 204
 
 
 def test_more_batch_threads_than_a_worker_can_have_are_taken(batching_server: ServerProcess, models_dir: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +15,12 @@ import pytest
 from serving_server.errors import InvalidArgumentError
 from serving_server.flags import parse_flags
 from serving_server.flags_to_options import build_options
+from serving_server.http2 import frames
 from serving_server.http2.limits import Http2Limits
 from serving_server.tensors import to_proto
 from serving_server.transports.channel_arguments import limits_from_arguments
 from serving_server.wire.messages import PredictRequest, PredictResponse
-from tests.servers import ServerProcess
+from tests.servers import TRANSPORTS, ServerProcess
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -36,6 +39,8 @@ def test_channel_arguments_become_limits(caplog: pytest.LogCaptureFixture) -> No
             ("grpc.http2.max_frame_size", 65_536),
             ("grpc.http2.lookahead_bytes", 8_000_000),
             ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseaddr", 1),
+            ("grpc.max_send_message_length", -1),
         ]
     )
     assert (limits.max_age, limits.age_grace) == (60.0, 5.0)
@@ -55,8 +60,10 @@ def test_no_arguments_and_those_that_mean_no_limit() -> None:
 
 def test_arguments_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    assert limits_from_arguments([("grpc.optimization_target", "latency")]) == Http2Limits()
-    assert "grpc.optimization_target has no effect on this transport" in caplog.text
+    arguments: list[tuple[str, int | str]] = [("grpc.optimization_target", "latency"), ("grpc.so_reuseport", 1)]
+    assert limits_from_arguments(arguments) == Http2Limits()
+    for name, _ in arguments:
+        assert f"{name} has no effect on this transport" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -113,3 +120,45 @@ def test_it_serves_by_tcp_and_by_a_unix_socket_within_its_arguments(
             assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert process.stop() == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_old_connections_end_in_order_and_lose_no_call(
+    server: Callable[..., ServerProcess], models_dir: Path, transport: str
+) -> None:
+    process = server(
+        f"--grpc_transport={transport}",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=500,grpc.lb_policy_name=grpclb,grpc.so_reuseaddr=1",
+        "--model_name=half_plus_two",
+        f"--model_base_path={models_dir / 'half_plus_two'}",
+    )
+    process.wait_available("half_plus_two")
+    host, _, port = process.grpc_endpoint.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as watched,
+        grpc.insecure_channel(process.grpc_endpoint) as channel,
+    ):
+        watched.sendall(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0))
+        predict = channel.unary_unary(PREDICT, response_deserializer=PredictResponse.FromString)
+        watched.setblocking(False)
+        seen = b""
+        value = 0
+        while frames.GOAWAY not in _kinds(seen):
+            # Meanwhile the channel's connection comes of age too, about as old as this one.
+            answer = predict(_request(value), timeout=30)
+            assert list(answer.outputs["y"].float_val) == [value * 0.5 + 3]
+            value += 1
+            with contextlib.suppress(BlockingIOError):
+                seen += watched.recv(65_536)
+        for _ in range(100):
+            predict(_request(value), timeout=30)
+
+
+def _kinds(data: bytes) -> list[int]:
+    """Types of the frames."""
+    found = []
+    while len(data) >= 9:
+        word, _, _ = frames.unpack_header(data)
+        found.append(word & 0xFF)
+        data = data[9 + (word >> 8) :]
+    return found

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
 
 from serving_server.batching import scheduler
+from serving_server.batching.parameters import BatchingParameters
+from serving_server.batching.queues import MAX_WAITING
 from serving_server.batching.scheduler import Scheduler
 from serving_server.batching.task import Task
 from serving_server.channel.packets import Answer
-from serving_server.errors import ServingError, StatusCode
+from serving_server.errors import ServingError, StatusCode, UnavailableError
 from serving_server.signatures import Signature, TensorSpec
 from serving_server.statistics import Statistics
 from serving_server.tensors import by_numpy
@@ -91,6 +94,54 @@ async def test_every_deadline_is_kept_by_one_timer() -> None:
     async with asyncio.timeout(10):
         await done.wait()
     assert not early
+    queue.close()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "most"),
+    [
+        (None, MAX_WAITING),
+        (BatchingParameters(max_batch_size=1, max_enqueued_batches=3), 3),
+        (BatchingParameters(max_batch_size=4, max_enqueued_batches=3), 12),
+    ],
+)
+async def test_cancelled_requests_take_no_place_in_the_queue(parameters: BatchingParameters | None, most: int) -> None:
+    loop = asyncio.get_running_loop()
+    queue = Scheduler(parameters, Statistics(), lambda: None)  # without lanes: everything waits
+
+    def task(columns: int = 1) -> Task:
+        row = np.ones((1, columns), np.float32)
+        return Task(SIGNATURE, {"x": row}, ("y",), loop.time(), None, lambda *_: None)
+
+    def fill() -> list[Task]:
+        tasks = [task() for _ in range(most)]
+        for each in tasks:
+            queue.submit(each)
+        with pytest.raises(UnavailableError):
+            queue.submit(task())
+        return tasks
+
+    for order in (1, -1):
+        for each in fill()[::order]:
+            queue.cancel(each)
+        assert queue.pending == 0
+    if parameters is not None:
+        for columns in range(2000):  # each shape has a queue of its own, of which there may be 1024
+            queue.submit(each := task(columns))
+            queue.cancel(each)
+        large = Task(SIGNATURE, {"x": np.ones(99, np.float32)}, ("y",), loop.time(), None, lambda *_: None)
+        queue.parameters = dataclasses.replace(
+            parameters, max_batch_size=99, enable_large_batch_splitting=True, max_execution_batch_size=1
+        )
+        with pytest.raises(UnavailableError):
+            queue.submit(large)
+    fill_again = task()
+    queue.submit(fill_again)
+    assert queue.pending == 1
+    queue.add_lane()
+    queue.cancel(fill_again)
+    queue._dispatch()  # there is nothing to run
+    assert queue.running == queue.pending == 0
     queue.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
 from serving_server.batching.parameters import BatchingParameters
@@ -27,9 +27,10 @@ class Callable(NamedTuple):
 class Batch:
     """Some requests of one kind; with `batched`, joined along their 0th dimension, else exactly one."""
 
-    __slots__ = ("batched", "callable", "closed", "created", "rows", "sent_rows", "tasks")
+    __slots__ = ("batched", "callable", "closed", "created", "queue", "rows", "sent_rows", "tasks")
 
     def __init__(self, made: Callable, created: float, *, batched: bool) -> None:
+        self.queue: Hashable = None  # which one it waits in (`serving_server.batching.queues`)
         self.callable = made
         self.created = created
         self.batched = batched

@@ -8,7 +8,7 @@ run when it is older than the timeout; queues take turns.
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from typing import Final
 
@@ -42,8 +42,8 @@ class Queues:
     def __init__(self, discard: Discard, answer: Answer) -> None:
         self._discard = discard
         self._answer = answer
-        self._queues: dict[Hashable, deque[Batch]] = {}
-        self._single: deque[Batch] = deque()
+        self._queues: dict[Hashable, deque[Batch]] = {}  # none of them empty, nor any of their batches
+        self._single: OrderedDict[Batch, None] = OrderedDict()  # in order; any may be taken out
         self._callables: dict[Hashable, Callable] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -72,7 +72,7 @@ class Queues:
             raise UnavailableError(msg)
         batch = Batch(made, task.created, batched=False)
         batch.add(task)
-        self._single.append(batch)
+        self._single[batch] = None
         return 1
 
     def add_alone(self, task: Task, batch: Batch) -> None:
@@ -80,7 +80,23 @@ class Queues:
         alone = Batch(batch.callable, batch.created, batched=batch.batched)
         alone.closed = True
         alone.add(task)
-        self._single.appendleft(alone)
+        self._single[alone] = None
+        self._single.move_to_end(alone, last=False)
+
+    def remove(self, task: Task) -> None:
+        """Take out a task that waits; a batch of which nothing is left waits no more, nor counts for a limit."""
+        batch = task.batch
+        assert isinstance(batch, Batch)
+        batch.discard(task)
+        if batch.tasks:
+            return
+        if batch in self._single:
+            del self._single[batch]
+            return
+        queue = self._queues[batch.queue]
+        queue.remove(batch)
+        if not queue:
+            del self._queues[batch.queue]
 
     def _callable(self, task: Task) -> Callable:
         # Inputs are always all of the signature's, in its order.
@@ -112,10 +128,10 @@ class Queues:
             if len(self._queues) >= _MAX_QUEUES:
                 msg = f"requests of {len(self._queues)} different shapes are waiting; the server cannot batch more"
                 raise UnavailableError(msg)
-            queue = self._queues[key] = deque()
+            queue = deque()
         limit = parameters.batch_limit
         if rows <= limit:
-            self._put(queue, task, made, limit, parameters.max_enqueued_batches)
+            self._put(key, queue, task, made, parameters)
             return 1
         batch = queue[-1] if queue else None
         room = limit - batch.rows if batch is not None and not batch.closed and batch.rows < limit else limit
@@ -124,10 +140,13 @@ class Queues:
             raise UnavailableError(_queue_is_full(len(queue), parameters.max_enqueued_batches))
         task.pieces = split_task(task, room, limit, self._discard, self._answer)
         for piece in task.pieces:
-            self._put(queue, piece, made, limit, parameters.max_enqueued_batches)
+            self._put(key, queue, piece, made, parameters)
         return len(task.pieces)
 
-    def _put(self, queue: deque[Batch], task: Task, made: Callable, limit: int, max_enqueued: int) -> None:
+    def _put(
+        self, key: Hashable, queue: deque[Batch], task: Task, made: Callable, parameters: BatchingParameters
+    ) -> None:
+        limit, max_enqueued = parameters.batch_limit, parameters.max_enqueued_batches
         batch = queue[-1] if queue else None
         if batch is None or batch.closed or batch.rows + task.rows > limit:
             if len(queue) >= max_enqueued:
@@ -135,7 +154,10 @@ class Queues:
             if batch is not None:
                 batch.closed = True
             batch = Batch(made, task.created, batched=True)
+            batch.queue = key
             queue.append(batch)
+            if len(queue) == 1:
+                self._queues[key] = queue
         batch.add(task)
         if batch.rows >= limit:
             batch.closed = True
@@ -151,7 +173,7 @@ class Queues:
         now : float
         """
         if self._single:
-            return self._single.popleft(), None
+            return self._single.popitem(last=False)[0], None
         if running >= parameters.num_batch_threads:
             return None, None
         micros = parameters.batch_timeout_micros
@@ -160,11 +182,6 @@ class Queues:
         timeout = micros / 1e6
         earliest: float | None = None
         for key, queue in list(self._queues.items()):
-            while queue and not queue[0].tasks:
-                queue.popleft()  # all its requests were cancelled
-            if not queue:
-                del self._queues[key]
-                continue
             head = queue[0]
             due = head.created + timeout
             if parameters.skip_timeout_when_idle and not running:

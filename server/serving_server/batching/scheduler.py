@@ -184,9 +184,8 @@ class Scheduler:
             lane.responses.trim()
 
     def _leave_queue(self, task: Task) -> None:
-        batch = task.batch
-        if isinstance(batch, Batch):
-            batch.discard(task)
+        if task.batch is not None:
+            self._queues.remove(task)
             self._pending -= 1
             self._check_idle()
 
@@ -208,8 +207,7 @@ class Scheduler:
                 if due is not None:
                     self._timer = self._loop.call_at(due, self._dispatch)
                 return
-            if batch.tasks:
-                self._start(self._free.pop(), batch)
+            self._start(self._free.pop(), batch)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -45,8 +45,13 @@ _ARGUMENTS: Final[dict[str, tuple[str, Callable[[int], Any]]]] = {
     "grpc.server_handshake_timeout_ms": ("handshake_timeout", _seconds),
 }
 
-#: What they ask for is so anyway.
-_ALWAYS: Final = frozenset({"grpc.so_reuseport", "grpc.max_send_message_length"})
+#: Values that ask for what is so anyway: `serving_server.listening` shares no port, and takes over one whose last
+#: connections are still closing.
+_ALWAYS: Final[dict[str, frozenset[int]]] = {
+    "grpc.so_reuseport": frozenset({0}),
+    "grpc.so_reuseaddr": frozenset({1}),
+    "grpc.max_send_message_length": frozenset({-1, _UNLIMITED}),
+}
 
 
 def limits_from_arguments(arguments: Sequence[tuple[str, int | str]]) -> Http2Limits:
@@ -65,7 +70,7 @@ def limits_from_arguments(arguments: Sequence[tuple[str, int | str]]) -> Http2Li
                 raise InvalidArgumentError(f"--grpc_channel_arguments: {name}={value} is not a number")
             field, convert = _ARGUMENTS[name]
             values[field] = convert(value)
-        elif name not in _ALWAYS:
+        elif value not in _ALWAYS.get(name, ()):
             log.warning("--grpc_channel_arguments: %s has no effect on this transport", name)
     if "stream_window" in values:
         values["large_window"] = max(values["stream_window"], limits.large_window)
