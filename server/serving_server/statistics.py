@@ -77,6 +77,9 @@ class Statistics:
         histogram.aside.fromlist([now - task.arrived for task in tasks])
         if len(histogram.aside) >= MAX_ASIDE:
             histogram.settle()
+        requests = self.signatures.get(tasks[0].signature.name)
+        if requests is not None and len(requests.predict.aside) >= MAX_ASIDE:
+            requests.predict.settle()
         if batched:
             sizes = [task.rows for task in tasks]
             first = sizes[0]

@@ -159,6 +159,7 @@ class Services:
         """
         tensor_content = self._tensor_content
         cell = resolved.requests.predict
+        aside = cell.aside
 
         def on_done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             # The arrays are only good inside this call, so the response is made here.
@@ -173,7 +174,8 @@ class Services:
                 cell.failed(code_of(problem))
                 fail(call, problem)
             else:
-                cell.succeeded(started)
+                # `cell.succeeded`, without the call; `Statistics.started` settles it.
+                aside.append(perf_counter() - started)
                 call.answer(answer)
 
         return self.inference.predict(resolved, arrays, output_filter, call.deadline, on_done)
