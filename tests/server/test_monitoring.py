@@ -89,13 +89,13 @@ def test_requests_by_grpc(grpc_server: SharedServer, models_dir: Path) -> None:
 
 def test_requests_that_end_without_an_answer(grpc_server: SharedServer, models_dir: Path) -> None:
     with _metered(grpc_server, models_dir, "slow") as name:
-        inputs = {"x": np.float32([1]), "steps": np.int32([2000])}
+        inputs = {"x": np.float32([1]), "steps": np.int32([4000])}
 
         def count(status: str) -> float | None:
             return MetricsPage.of(grpc_server).get("request_count", model_name=name, status=status)
 
         with pytest.raises(grpc.RpcError) as caught:
-            grpc_server.predict(name, inputs, timeout=0.2)
+            grpc_server.predict(name, inputs, timeout=0.7)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: count("DEADLINE_EXCEEDED") == 1, what="the expired request to be counted")
         request = PredictRequest()
