@@ -48,14 +48,11 @@ def compile_descriptors(protos: Sequence[str] = PROTOS, known: bytes = b"") -> b
     RuntimeError
         When protoc reports an error; its text is on stderr.
     """
-    from grpc_tools import protoc  # a build-time package only
-
     folder = str(files("serving_server.wire") / "protos")
     well_known = str(files("grpc_tools") / "_proto")
     with TemporaryDirectory() as out:
         target = Path(out) / "descriptors.binpb"
         arguments = [
-            "protoc",
             f"-I{folder}",
             f"-I{well_known}",
             "--include_imports",
@@ -65,7 +62,8 @@ def compile_descriptors(protos: Sequence[str] = PROTOS, known: bytes = b"") -> b
             imported = Path(out) / "known.binpb"
             imported.write_bytes(known)
             arguments.append(f"--descriptor_set_in={imported}")
-        if protoc.main([*arguments, *protos]) != 0:
+        # In a process of its own: beside TensorFlow's protobuf, in one process, protoc ends with a segmentation fault.
+        if subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments, *protos], check=False).returncode:
             msg = "protoc failed; see its message above"
             raise RuntimeError(msg)
         return target.read_bytes()
