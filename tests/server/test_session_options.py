@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from google.protobuf import text_format
 
@@ -19,6 +21,7 @@ from serving_server.session_options import (
     share_processors,
 )
 from serving_server.wire.session_config import config_proto
+from tests.servers import SharedServer
 
 
 def _read(decision: SessionDecision) -> Any:
@@ -185,3 +188,18 @@ def test_a_model_config_may_choose_devices(server: Any, models_dir: Path, tmp_pa
         200,
         {"predictions": [4.0]},
     )  # version 2 adds 3
+
+
+def test_a_worker_has_the_threads_of_its_share(shared_server: SharedServer, models_dir: Path) -> None:
+    """The pool of a session is made with it: with two batches at once it has half of the processors."""
+    threads = {}
+    for batches in (1, 2):
+        name = f"threads_of_{batches}"
+        shared_server.put_model(name, models_dir / "mlp", batching={"num_batch_threads": batches})
+        shared_server.wait_available(name)
+        threads[batches] = psutil.Process(shared_server.versions(name)[1]["worker_pid"]).num_threads()
+        assert shared_server.control("DELETE", f"/models/{name}")[0] == 204
+    processors = os.cpu_count() or 1
+    # Beside them the two have the same threads: a lane for each processor, two at least.
+    lanes = max(processors, 2) - max(processors, 1)
+    assert threads[1] - threads[2] == processors - max(1, processors // 2) - lanes
