@@ -11,6 +11,8 @@ import pytest
 
 from tests import leaks
 from tests.certificates import ssl_config
+from tests.foreign.packages import min_tfs_packages, node_packages
+from tests.foreign.tensorflow_clients import TensorFlowClients
 from tests.servers import TRANSPORTS, SharedServer
 
 TARGETS = [name + tls for name in TRANSPORTS for tls in ("", "-tls", "-mtls")]
@@ -103,3 +105,23 @@ def target(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> 
 def mutual(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> Target:
     """The targets that want certificates of clients."""
     return targets(f"{request.param}-mtls")
+
+
+@pytest.fixture(scope="session")
+def tensorflow_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowClients]:
+    """Runs the clients that import TensorFlow."""
+    with TensorFlowClients(tmp_path_factory.mktemp("tensorflow-clients")) as clients:
+        leaks.allow(clients.pid)
+        yield clients
+
+
+@pytest.fixture(scope="session")
+def node_modules(pytestconfig: pytest.Config) -> Path:
+    """Folder to run the Node.js clients in."""
+    return node_packages(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def min_tfs_client(pytestconfig: pytest.Config) -> Path:
+    """Folder that is all of sys.path for min-tfs-client."""
+    return min_tfs_packages(pytestconfig)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 
 import serving_server
 from tests.foreign.conftest import Target
+from tests.foreign.tensorflow_clients import CLIENTS, TensorFlowClients, environment
+from tests.servers import SharedServer
 
-CLIENTS = Path(__file__).with_name("clients")
 PROTOS = Path(serving_server.__file__).parent / "wire" / "protos"
 
 NODE = ["node", CLIENTS / "node" / "client.js"]
@@ -32,75 +31,74 @@ def _suite(command: Sequence[str | Path], target: Target, cwd: Path | None = Non
     """Run a client and return what it found."""
     done = _run(command, target, cwd, **more)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return _found(done.stdout)
+
+
+def _found(written: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(written.splitlines()[-1])
     return found
 
 
-def _run(
-    command: Sequence[str | Path], target: Target, cwd: Path | None = None, **more: Any
-) -> subprocess.CompletedProcess[str]:
+def _job(target: Target, **more: Any) -> str:
     certificate, key = target.pair or (None, None)
     job = {"authority": target.authority, "certificate": certificate, "key": key}
-    text = json.dumps({"endpoint": target.endpoint, **job, **more}, default=str)
-    # A proxy of the environment is not for this machine's own address.
-    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return json.dumps({"endpoint": target.endpoint, **job, **more}, default=str)
+
+
+def _run(
+    command: Sequence[str | Path],
+    target: Target,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    **more: Any,
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, text], cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [*command, _job(target, **more)],
+        cwd=cwd,
+        env=environment() | dict(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
 
 
-def _check(found: dict[str, Any], missing: str = "Latest(absent)") -> None:
+def _check(found: dict[str, Any], missing: str = "Latest(absent)", large: int = 2**20) -> None:
     assert found["answer"] == [3.5, 4.0]
     code, text = found["error"]
     assert code == 5
     assert text.startswith(f"Servable not found for request: {missing} (no model of that name")
     assert found["several"] == [[number * 0.5 + 3] for number in range(50)]
-    large = (np.arange(2**20) % 1024).astype(np.float32) * np.float32(0.5) + np.float32(3)
-    assert found["large"] == hashlib.sha256(large.tobytes()).hexdigest()
+    values = (np.arange(large) % 1024).astype(np.float32) * np.float32(0.5) + np.float32(3)
+    assert found["large"] == hashlib.sha256(values.tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "client",
-    ["grpcio_sync", "grpcio_aio", "pure_grpclib", pytest.param("tensorflow_stubs", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("client", ["grpcio_sync", "grpcio_aio", "pure_grpclib"])
 def test_python(target: Target, client: str) -> None:
     _check(_suite([sys.executable, CLIENTS / f"{client}.py"], target))
 
 
+def test_tensorflow_stubs(target: Target, tensorflow_clients: TensorFlowClients) -> None:
+    _check(_found(tensorflow_clients.run("tensorflow_stubs.py", _job(target))))
+
+
 def test_ovmsclient(target: Target) -> None:
     """It always names a version, 0 when none is given, which only OpenVINO's own server takes for the latest."""
-    _check(_suite([sys.executable, CLIENTS / "ovms.py"], target), "Specific(absent, 2)")
+    found = _suite([sys.executable, CLIENTS / "ovms.py"], target)
+    _check(found, "Specific(absent, 2)")
+    one = {"state": "AVAILABLE", "error_code": 0, "error_message": ""}
+    assert found["status"] == {"2": one}
+    assert found["metadata"] == {
+        "model_version": 2,
+        "inputs": {"x": {"shape": [-1], "dtype": "DT_FLOAT"}},
+        "outputs": {"y": {"shape": [-1], "dtype": "DT_FLOAT"}},
+    }
 
 
-def _cannot(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def node_modules(pytestconfig: pytest.Config) -> Path:
-    """Folder with the packages of the Node.js client, installed once and kept in pytest's cache."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        _cannot(f"{' and '.join(missing)} not installed (Debian: nodejs, npm)")
-    assert pytestconfig.cache is not None
-    wanted = (CLIENTS / "node" / "package.json").read_bytes()
-    folder = pytestconfig.cache.mkdir("node-" + hashlib.sha256(wanted).hexdigest()[:16])
-    if not (folder / "installed").exists():
-        (folder / "package.json").write_bytes(wanted)
-        # No scripts of packages are run, and a registry out of reach is not waited for.
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-timeout=20000"]
-        try:
-            done = subprocess.run(
-                [*command, "--fetch-retries=1"], cwd=folder, capture_output=True, text=True, timeout=150, check=False
-            )
-        except subprocess.TimeoutExpired:
-            _cannot("npm install did not end within 150 s")
-        if done.returncode != 0:
-            _cannot(f"npm install failed: {done.stderr[-500:]}")
-        (folder / "installed").touch()
-    return folder
+def test_min_tfs_client(grpc_server: SharedServer, min_tfs_client: Path) -> None:
+    """It can do TLS, but its port is the only name that it can check the certificate for."""
+    command = [sys.executable, "-S", CLIENTS / "min_tfs.py"]
+    _check(_suite(command, Target(grpc_server), env={"PYTHONPATH": str(min_tfs_client)}), large=2**19)
 
 
 def test_grpc_js(target: Target, node_modules: Path) -> None:

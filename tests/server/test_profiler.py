@@ -1,10 +1,8 @@
-"""Profiles over gRPC: traces of all workers, asked for by hand and by TensorFlow's own client."""
+"""Profiles over gRPC: traces of all workers, asked for by hand; TensorFlow's own client is in `tests/foreign`."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,20 +152,3 @@ def test_without_models_and_when_off(server: Callable[..., ServerProcess], tmp_p
         with pytest.raises(grpc.RpcError) as caught:
             process.call(PROFILE, _request(tmp_path), Response)
         assert caught.value.code() is code
-
-
-@pytest.mark.slow
-def test_tensorflow_s_own_client(grpc_server: SharedServer, tmp_path: Path) -> None:
-    code = "\n".join(
-        [
-            "import sys",
-            "from tensorflow.python.profiler import profiler_client",
-            "profiler_client.trace(sys.argv[1], sys.argv[2], 500, num_tracing_attempts=1)",
-        ]
-    )
-    with _load(grpc_server, grpc_server.serve("mlp")):
-        command = [sys.executable, "-c", code, grpc_server.grpc_endpoint, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (trace,) = (tmp_path / "plugins" / "profile").glob("*/*_mlp_1.xplane.pb")
-    assert b"MatMul" in trace.read_bytes()

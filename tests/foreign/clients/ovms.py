@@ -24,4 +24,6 @@ def predict(model: str, x: np.ndarray) -> Any:
         raise Refused(5, str(error).removeprefix("Error occurred during handling the request: ")) from error
 
 
-run(predict)
+status = client.get_model_status("half_plus_two", model_version=2)
+metadata = client.get_model_metadata("half_plus_two", model_version=2)
+run(predict, more={"status": status, "metadata": metadata})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,12 @@ def credentials() -> Any:
     return grpc.ssl_channel_credentials(Path(path).read_bytes(), key, certificate)
 
 
-def run(predict: Predict, predict_all: Callable[[list[np.ndarray]], list[Any]] | None = None) -> None:
+def run(
+    predict: Predict,
+    predict_all: Callable[[list[np.ndarray]], list[Any]] | None = None,
+    large: int = LARGE,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Do the suite and print its result.
 
     Parameters
@@ -78,8 +83,15 @@ def run(predict: Predict, predict_all: Callable[[list[np.ndarray]], list[Any]] |
         ``predict(model, x)`` returns y, or raises `Refused`.
     predict_all : callable, optional
         The same for many x on half_plus_two, at once; one after the other when there is none.
+    large : int
+        float32 values of the large message.
+    more : mapping, optional
+        What this client found besides.
     """
-    found: dict[str, Any] = {"answer": np.asarray(predict("half_plus_two", np.float32([1, 2]))).tolist()}
+    found: dict[str, Any] = {
+        **(more or {}),
+        "answer": np.asarray(predict("half_plus_two", np.float32([1, 2]))).tolist(),
+    }
     try:
         found["error"] = ["OK", repr(predict("absent", np.float32([1])))]
     except Refused as refused:
@@ -87,7 +99,7 @@ def run(predict: Predict, predict_all: Callable[[list[np.ndarray]], list[Any]] |
     many = [np.float32([number]) for number in range(SEVERAL)]
     answers = predict_all(many) if predict_all else [predict("half_plus_two", x) for x in many]
     found["several"] = [np.asarray(answer).tolist() for answer in answers]
-    large = np.asarray(predict("half_plus_two", (np.arange(LARGE) % 1024).astype(np.float32)))
-    assert large.dtype == np.float32
-    found["large"] = hashlib.sha256(large.tobytes()).hexdigest()
+    values = np.asarray(predict("half_plus_two", (np.arange(large) % 1024).astype(np.float32)))
+    assert values.dtype == np.float32
+    found["large"] = hashlib.sha256(values.tobytes()).hexdigest()
     print(json.dumps(found))
