@@ -1,0 +1,140 @@
+"""Where users of TensorFlow Serving have asked for more; the numbers are of its issues."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.conformance.row import SHOULD, Row, Status
+
+__all__ = ["ROWS"]
+
+_BETTER: Final = Status.BETTER
+
+ROWS: Final = (
+    Row(
+        SHOULD,
+        "list all models (#795, #938)",
+        _BETTER,
+        ("server/test_monitoring.py::test_models_are_listed",),
+        "`GET /v1/models`, which upstream answers with 400",
+    ),
+    Row(
+        SHOULD,
+        "health and readiness without a model name (#671, #1754)",
+        _BETTER,
+        (
+            "server/test_rest_server.py::test_paths_outside_the_api_and_probes",
+            "server/test_monitoring.py::test_the_page_is_where_the_file_says",
+        ),
+        "`/healthz`, `/readyz`, which says who is not ready",
+    ),
+    Row(
+        SHOULD,
+        "one wrong path blocks no other model (#2189, #1693)",
+        _BETTER,
+        (
+            "server/test_config_200.py::test_198_of_200_models_are_served_and_the_other_two_explained",
+            "server/test_lifecycle_process.py::test_a_missing_base_path_is_named_and_hurts_no_other_model",
+        ),
+        "of 200 models with two bad ones, 198 are served and the two explained",
+    ),
+    Row(
+        SHOULD,
+        "a vanished folder does not unload what serves (#1480, #2273)",
+        _BETTER,
+        ("server/test_lifecycle_process.py::test_a_vanished_folder_keeps_what_serves",),
+        "unless asked to",
+    ),
+    Row(
+        SHOULD,
+        "a model that failed once does not block a reload for ever (#1565)",
+        _BETTER,
+        (
+            "server/test_reload.py::test_a_model_that_failed_and_is_listed_anew_is_tried_anew",
+            "server/test_reload.py::test_a_wait_ends_before_its_callers_deadline",
+        ),
+        "bounded wait, result for each model",
+    ),
+    Row(
+        SHOULD,
+        "END versions do not pile up (#1488, #612)",
+        _BETTER,
+        ("server/test_lifecycle_policies.py::test_ended_versions_do_not_pile_up_without_end",),
+        "in the list of models; GetModelStatus keeps them, up to a bound",
+    ),
+    Row(
+        SHOULD,
+        "`Servable not found` says whether it is unknown, loading or failed (#441, #750)",
+        _BETTER,
+        (
+            "server/test_lifecycle_manager.py::test_requests_are_told_what_is_known",
+            "server/test_lifecycle_process.py::test_ports_answer_loading_before_the_model_is_there",
+        ),
+        "behind the exact text",
+    ),
+    Row(
+        SHOULD,
+        "input errors print what the signature wants (#435, #719)",
+        _BETTER,
+        ("server/test_predict.py::test_bad_requests_get_tensorflow_serving_s_text_and_a_hint",),
+        "behind the exact text",
+    ),
+    Row(
+        SHOULD,
+        "requests above max_batch_size can be split (#1401)",
+        _BETTER,
+        ("server/test_batching.py::test_a_request_larger_than_a_batch_is_split_and_joined_when_asked_for",),
+        "`enable_large_batch_splitting`",
+    ),
+    Row(
+        SHOULD,
+        "metrics by version and signature, build info, start time (#462, #1959)",
+        _BETTER,
+        (
+            "server/test_monitoring.py::test_requests_by_grpc",
+            "server/test_monitoring.py::test_versions_workers_and_the_server",
+        ),
+        "families of our own beside TensorFlow Serving's",
+    ),
+    Row(
+        SHOULD,
+        "warmup recorded from live traffic (#385, #733)",
+        _BETTER,
+        ("server/test_warmup_recording.py::test_all_kinds_are_recorded_and_warm_the_next_version_up",),
+        "one command",
+    ),
+    Row(
+        SHOULD,
+        "ports open while models load (#979, #1175)",
+        _BETTER,
+        ("server/test_lifecycle_process.py::test_ports_answer_loading_before_the_model_is_there",),
+        "and say what is loading",
+    ),
+    Row(
+        SHOULD,
+        "memory is given back after an unload (#1664, #1346)",
+        _BETTER,
+        ("server/test_lifecycle_process.py::test_twenty_loads_and_unloads_give_all_memory_back",),
+        "a process per version",
+    ),
+    Row(
+        SHOULD,
+        "models change at run time (#422, #765)",
+        _BETTER,
+        (
+            "server/test_reload.py::test_labels_and_models_change_in_one_call",
+            "server/test_labels.py::test_labels_by_the_control_channel",
+        ),
+        "reload, and a control channel for one model at a time",
+    ),
+    Row(
+        SHOULD,
+        "a client without TensorFlow (#557, #2140)",
+        _BETTER,
+        (
+            "workbench/test_client.py::test_every_dtype_comes_back_as_it_went",
+            "workbench/test_package.py::test_import_is_light",
+        ),
+        "`serving_workbench.connect`",
+    ),
+)
