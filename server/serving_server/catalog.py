@@ -1,4 +1,4 @@
-"""The models of this server: where each lives, how it is batched, and the watching and loading behind it.
+"""The models of this server, and the watching and loading behind them.
 
 Joins the version source (what is on disk), the manager (what is loaded) and the workers; the control channel and the
 command line change it while requests run.
@@ -7,18 +7,15 @@ command line change it while requests run.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 from serving_server.awaiting import wait_until_available
 from serving_server.batching.parameters import BatchingParameters
-from serving_server.batching.parameters_file import of_version
 from serving_server.config_file import ConfigFilePoll
-from serving_server.errors import NotFoundError, ServingError
+from serving_server.errors import ServingError
 from serving_server.forkserver.client import ForkServer
 from serving_server.free_memory import give_back
 from serving_server.labels import Labels
@@ -27,10 +24,10 @@ from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
 from serving_server.metrics.loads import LoadCounters
 from serving_server.model_config import ModelConfigError, absolute, check_name, models_of
+from serving_server.model_settings import ModelSettings, Settings
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.request_log.registry import RequestLogs
-from serving_server.servable import LoadOptions, ServedVersion, WorkerLoader
-from serving_server.session_options import DeviceOptions, decide
+from serving_server.servable import ServedVersion, WorkerLoader
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import LoggingConfig
 
@@ -49,15 +46,6 @@ RELOAD_SECONDS: Final = 600.0
 NEW_MODEL_PATIENCE: Final = 10.0
 
 
-@dataclasses.dataclass(slots=True)
-class _Entry:
-    base_path: Path
-    batching: BatchingParameters | None
-    devices: DeviceOptions | None = None
-    #: Each version says by a file of its own how it is batched.
-    batching_by_version: bool = False
-
-
 class Catalog:
     """All models. All calls on the loop.
 
@@ -74,13 +62,12 @@ class Catalog:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
-        self._entries: dict[str, _Entry] = {}
-        self._told: set[str] = set()
+        self._settings = ModelSettings(options)
         self.forkserver = ForkServer()
         self._loader = loader = WorkerLoader(
             self.forkserver,
-            self._load_options,
-            self._batching_at,
+            self._settings.load_options,
+            self._settings.batching_at,
         )
         self.manager = Manager(
             loader,
@@ -111,26 +98,6 @@ class Catalog:
         self._reports: set[asyncio.Task[None]] = set()
         if options.models is not None:
             self.apply(options.models)
-
-    def _load_options(self, model: str) -> LoadOptions:
-        """Return how versions of a model are loaded from now on."""
-        options = self._options
-        devices = self._entries[model].devices if model in self._entries else None
-        decision = decide(options.session, options.session_template, devices, os.environ)
-        for note in decision.notes:
-            if note not in self._told:
-                self._told.add(note)
-                log.warning("sessions: %s", note)
-        return LoadOptions(
-            options.saved_model_tags,
-            decision.config,
-            options.warmup,
-            options.freeze,
-            options.prefer_tflite,
-            options.op_libraries,
-            warmup_iterations=options.warmup_iterations,
-            check_method_names=options.check_method_names,
-        )
 
     async def start(self) -> None:
         """Start importing TensorFlow in the background, and looking for versions and at the config file."""
@@ -213,18 +180,11 @@ class Catalog:
                 raise ModelConfigError(error, index) from None
         self.labels.replace_all({model.name: dict(model.labels) for model in models})
         listed = {model.name for model in models}
-        new = [model.name for model in models if model.name not in self._entries]
-        for name in self._entries.keys() - listed:
+        new = [model.name for model in models if model.name not in self._settings]
+        for name in set(self._settings.names()) - listed:
             self._drop(name)
         for model in models:
-            known = self._entries.get(model.name)
-            if known is None:
-                self.put(model, self._options.batching)
-                self._entries[model.name].batching_by_version = self._options.per_model_batching
-            else:  # its batching may have been tuned meanwhile
-                by_version = known.batching_by_version
-                self.put(model, known.batching)
-                self._entries[model.name].batching_by_version = by_version
+            self._put(model, self._settings.listed(model))
         for model in models:
             logging_config = None if model.logging is None else LoggingConfig.FromString(model.logging)
             self.request_logs.configure(model.name, logging_config)
@@ -248,7 +208,7 @@ class Catalog:
             It is in force, but some of the new models do not answer; naming each, with the reason. A folder that is
             missing, and a load that will be tried again, count; the server goes on trying.
         """
-        models = models_of(config, known=self._entries)
+        models = models_of(config, known=self.names())
         if models is None:
             log.info("an empty list of models: nothing changes")
             return
@@ -277,36 +237,40 @@ class Catalog:
         InvalidArgumentError
             For a name that cannot be in a path or URL, or a relative base path.
         """
+        self._put(model, Settings(model.base_path, batching, model.devices), patience)
+
+    def _put(self, model: ModelOptions, settings: Settings, patience: float = 0.0) -> None:
         check_name(model.name)
         absolute(model.name, model.base_path)
-        self._entries[model.name] = _Entry(model.base_path, batching, model.devices)
+        self._settings.put(model.name, settings)
         self.manager.add_model(model.name, model.policy)
         self._source.add(model.name, model.base_path, patience=patience)
-        self._apply_batching(model.name, batching)
+        if not settings.batching_by_version:
+            self._apply_batching(model.name, settings.batching)
 
     def remove(self, name: str) -> None:
         """Forget a model; its versions unload in the background."""
-        self._entry(name)
+        self._settings.of(name)
         self.labels.forget(name)
         self._drop(name)
 
     def _drop(self, name: str) -> None:
-        del self._entries[name]
+        self._settings.forget(name)
         self.request_logs.configure(name, None)
         self._source.remove(name)
         self.manager.remove_model(name)
 
     def names(self) -> list[str]:
         """Return all models' names, sorted."""
-        return sorted(self._entries)
+        return self._settings.names()
 
     def base_path(self, name: str) -> Path:
         """Return where a model's versions lie."""
-        return self._entry(name).base_path
+        return self._settings.of(name).base_path
 
     def policy(self, name: str) -> Policy:
         """Return which versions of a model are wanted."""
-        self._entry(name)
+        self._settings.of(name)
         return self.manager.policy(name)
 
     def problem(self, name: str) -> str | None:
@@ -321,24 +285,17 @@ class Catalog:
         FailedPreconditionError
             One points at a version that it may not; nothing has changed.
         """
-        self._entry(name)
+        self._settings.of(name)
         self.labels.replace(name, labels)
 
     def _is_available(self, model: str, version: int) -> bool:
-        view = self.manager.version(model, version) if model in self._entries else None
+        view = self.manager.version(model, version) if model in self._settings else None
         return view is not None and view.state is State.AVAILABLE
 
     async def poll(self, name: str) -> None:
         """Look for versions of a model now."""
-        self._entry(name)
+        self._settings.of(name)
         await self._source.poll_now(name)
-
-    def _entry(self, name: str) -> _Entry:
-        try:
-            return self._entries[name]
-        except KeyError:
-            known = ", ".join(self.names()) or "none"
-            raise NotFoundError(f"no model named '{name}'; this server has: {known}") from None
 
     # -- batching ------------------------------------------------------------------------------------------------------
 
@@ -347,25 +304,12 @@ class Catalog:
 
         Those of its newest loaded version, where each version has its own.
         """
-        entry = self._entries.get(name)
-        if entry is None:
+        if name not in self._settings:
             return None
-        if entry.batching_by_version:
+        settings = self._settings.of(name)
+        if settings.batching_by_version:
             return next((served.batching for _, served in self._served(name)), None)
-        return entry.batching
-
-    def _batching_at(self, name: str, version_folder: Path) -> BatchingParameters | None:
-        """Return what a version is loaded with.
-
-        Raises
-        ------
-        ServingError
-            When the version's own file is wrong.
-        """
-        entry = self._entries.get(name)
-        if entry is None or not entry.batching_by_version or entry.batching is None:
-            return self.batching(name)
-        return of_version(version_folder, entry.batching)
+        return settings.batching
 
     @property
     def default_batching(self) -> BatchingParameters | None:
@@ -374,10 +318,10 @@ class Catalog:
 
     def set_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         """Change a model's batching, for all its versions, while requests run."""
-        entry = self._entry(name)
+        settings = self._settings.of(name)
         self._apply_batching(name, parameters)  # first: what is refused there must not come into force at the next load
-        entry.batching = parameters
-        entry.batching_by_version = False
+        settings.batching = parameters
+        settings.batching_by_version = False
 
     def _apply_batching(self, name: str, parameters: BatchingParameters | None) -> None:
         for _, served in self._served(name):
@@ -407,7 +351,7 @@ class Catalog:
         ServingError
             There is none, with the reason.
         """
-        self._entry(name)
+        self._settings.of(name)
         return cast("ServedVersion", self.manager.resolve(name, version))
 
     def statistics(self) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.server.reloads import reload
 from tests.servers import ServerProcess, wait_until
 
 _GLOBAL = "max_batch_size { value: 100 } num_batch_threads { value: 3 }"
@@ -41,6 +42,10 @@ def test_a_version_s_file_decides_and_a_model_without_one_is_not_batched(
     assert found["num_batch_threads"] == 3, "threads are the server's, not the version's"
     status, answer = running.rest("POST", "/v1/models/batched:predict", {"instances": [1.0] * 5})
     assert (status, answer["error"].split(" (")[0]) == (400, "Task size 5 is larger than maximum input batch size 4")
+
+    # A reload that changes nothing leaves each version what its file says.
+    reload(running, {"name": "batched", "base_path": with_file.parent}, {"name": "plain", "base_path": without.parent})
+    assert running.control("GET", "/models/batched/batching")[1] == found
 
     assert running.control("GET", "/models/plain/batching")[1] is None
     _, metadata = running.rest("GET", "/v1/models/plain/metadata")
