@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from serving_server.batching.task import OnDone, Task
@@ -77,6 +77,8 @@ class Inference:
         self._request_logs = catalog.request_logs
         self._tapped_models = catalog.request_logs.by_model
         self._loop = asyncio.get_running_loop()
+        #: The manager's, whose servables are what this server's loader makes.
+        self._resolve = cast("Callable[[str, int | None], ServedVersion]", self._manager.resolve)
 
     def unready(self) -> dict[str, str]:
         """Return the models that do not answer requests which name no version, each with the reason."""
@@ -108,7 +110,7 @@ class Inference:
             raise InvalidArgumentError("ModelSpec has no name specified.")
         if label is not None:
             version = self._catalog.labels.resolve(model, label)
-        return cast("ServedVersion", self._manager.resolve(model, version))
+        return self._resolve(model, version)
 
     def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
         """Return the target of a request; an empty signature name means ``serving_default``.
@@ -118,8 +120,9 @@ class Inference:
         ServingError
             As `servable`; `SignatureNotFoundError` when the version has no such signature.
         """
-        servable = self.servable(model, version, label)
-        resolved = servable.resolved.get(signature_name)
+        usual = model and label is None
+        servable = self._resolve(model, version) if usual else self.servable(model, version, label)
+        resolved: Resolved | None = servable.resolved.get(signature_name)
         if resolved is None:
             signature = signature_of(servable.signatures, signature_name)
             if self._check_method_names:
@@ -127,12 +130,12 @@ class Inference:
             requests = servable.statistics.requests(signature.name)
             resolved = Resolved(servable, signature, tuple(signature.outputs), requests)
             servable.resolved[signature_name] = resolved
-        return cast("Resolved", resolved)
+        return resolved
 
     def predict(
         self,
         resolved: Resolved,
-        arrays: Mapping[str, Array],
+        arrays: dict[str, Array],
         output_filter: Sequence[str],
         deadline: float | None,
         on_done: OnDone,
@@ -143,8 +146,8 @@ class Inference:
         Parameters
         ----------
         resolved : Resolved
-        arrays : mapping of str to numpy.ndarray
-            By input alias.
+        arrays : dict of str to numpy.ndarray
+            By input alias; not to be changed afterwards.
         output_filter : sequence of str
             Output aliases to compute; empty for all.
         deadline : float or None
@@ -173,7 +176,7 @@ class Inference:
             raise InvalidArgumentError(msg)
         # Feed order is the signature's, so that equal requests share a batch whatever order a client wrote.
         if len(arrays) == 1 == len(signature.inputs):
-            inputs = dict(arrays)
+            inputs = arrays
         else:
             inputs = {
                 alias: arrays[alias] if alias in arrays else signature.defaults[alias] for alias in signature.inputs

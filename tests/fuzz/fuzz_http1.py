@@ -78,7 +78,7 @@ class MemoryServer:
     def send(self) -> None:
         unsent, self.unsent = self.unsent, []
         for connection in unsent:
-            connection.send_answer()
+            connection.send_answer(self.now())
 
 
 def _echo(request: Request) -> Response:

@@ -19,6 +19,7 @@ from serving_server.rest.json_in import parse_predict
 from serving_server.rest.json_text import format_float, loads, parse, quote
 from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name
+from tests.fuzz import fuzz_json
 
 
 def signature(**inputs: str) -> Signature:
@@ -359,6 +360,26 @@ def test_any_document_gives_arrays_or_a_serving_error(document: dict[str, Any], 
     except ServingError:
         return
     assert got["x"].dtype == by_name(name).numpy
+
+
+#: Bodies of numbers: what the quick look at short ones must tell from anything else.
+_NUMBERS = st.lists(
+    st.sampled_from(
+        ["[", "]", ",", " ", "\n", "1", "-0", "2.5", "1e3", "e", "E", "+", "256", "1e999", str(2**64), "NaN"]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(
+    st.sampled_from(['"instances"', '"instancs"', '"instance1s"', '"inputs"', '"instances"e', '1"instances"']),
+    _NUMBERS | st.lists(st.floats(-1e9, 1e9) | st.integers(-(2**40), 2**40), max_size=40).map(json.dumps),
+    _NUMBERS,
+    st.sampled_from(range(len(fuzz_json.SIGNATURES))),
+)
+def test_short_bodies_of_numbers_are_read_as_by_the_exact_reader(key: str, value: str, rest: str, index: int) -> None:
+    for body in (f"{{{key}:{value}}}{rest}", f"{{{key}:[{value}]}}"):
+        fuzz_json.check(bytes((index,)) + body.encode())
 
 
 def test_quotes_are_cut() -> None:

@@ -254,7 +254,7 @@ def test_errors(method: str, target: str, body: Any, status: int, message: str) 
 def test_an_answer_that_cannot_be_written_is_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     status, _, answer = ask("POST", PREDICT, {"signature_name": "broken", "instances": [1]})
     assert (status, json.loads(answer)) == (500, {"error": "The server failed to write the answer."})
-    assert "Writing a predict answer failed" in caplog.text
+    assert "Writing an answer failed" in caplog.text
 
 
 def test_status_and_metadata() -> None:

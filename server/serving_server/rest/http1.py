@@ -52,5 +52,6 @@ class HttpServer(ConnectionServer[Connection]):
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
+        now = self.now()
         for connection in unsent:
-            connection.send_answer()
+            connection.send_answer(now)

@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
         self._answer = b""  # the last one, about to be sent
         self._deadline = math.inf
         self._now = owner.now
+        self._idle_timeout = owner.limits.idle_timeout
         self._may_pipeline = owner.limits.max_pipelined > 1
 
     # --- transport callbacks
@@ -122,7 +123,7 @@ class Connection(asyncio.Protocol):
                     logger.exception("Cancelling a request of a client that went away failed")
 
     def eof_received(self) -> bool:
-        self.send_answer()
+        self.send_answer(self._now())
         return False  # closes the transport, hence connection_lost: see the class
 
     def pause_writing(self) -> None:
@@ -140,7 +141,7 @@ class Connection(asyncio.Protocol):
         if reader.ended:
             return  # the rest of a refused request, or bytes behind the last one
         if self._answer:
-            self.send_answer()
+            self.send_answer(self._now())
         quiet = self._may_pipeline and not (self._slots or self._write_paused)
         if quiet:
             found = reader.read_only(data)
@@ -165,13 +166,7 @@ class Connection(asyncio.Protocol):
         """Start the one request of a quiet connection, the usual case: `_take` and `_pump` for just this."""
         self._slots.append(slot)
         self._deadline = math.inf
-        self._busy = True
-        try:
-            self._start(slot)
-        finally:
-            self._busy = False
-        if slot.answered:
-            self._pump()
+        self._start(slot)  # an answer at once finds nothing else to be done, so it goes the way of a later one
 
     def _take(self) -> None:
         """Queue what the reader has read."""
@@ -203,7 +198,6 @@ class Connection(asyncio.Protocol):
             and slot.keep_alive
             and not wire[1]
             and not (self._busy or self._read_paused or self._write_paused or self._lingering or self._reader.receiving)
-            and not self._transport.is_closing()
         ):
             # The usual case: nothing else is on its way; what follows is `_pump` for just this.
             slots.clear()
@@ -215,13 +209,22 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self._pump()
 
-    def send_answer(self) -> None:
-        """Send what `finish` has left to be sent; nothing else has happened on this connection since."""
-        answer, self._answer = self._answer, b""
-        if answer and not self.lost and not self._transport.is_closing():
-            self._transport.write(answer)
-            if not self._write_paused:
-                self._deadline = self._now() + self._limits.idle_timeout
+    def send_answer(self, now: float) -> None:
+        """Send what `finish` has left to be sent; nothing else has happened on this connection since.
+
+        Parameters
+        ----------
+        now : float
+            The loop's time in seconds.
+        """
+        answer = self._answer
+        if answer:
+            self._answer = b""
+            transport = self._transport
+            if not (self.lost or transport.is_closing()):
+                transport.write(answer)
+                if not self._write_paused:
+                    self._deadline = now + self._idle_timeout
 
     def _pump(self) -> None:
         """Start what may run, send what is ready, and settle what to read and to wait for."""
@@ -354,7 +357,7 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close now if no request runs or arrives, else after the last answer; the server is stopping."""
-        self.send_answer()
+        self.send_answer(self._now())
         if not self._slots and not self._reader.receiving and not self._lingering:
             self._transport.close()
 

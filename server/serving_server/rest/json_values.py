@@ -42,6 +42,7 @@ _CODES: Final = {
     "uint32": "I",
     "uint64": "Q",
 }
+_BUFFER_DTYPES: Final = {code: np.dtype(code) for code in _CODES.values()}
 _REAL: Final = frozenset({"float", "double"})
 _INT_ONLY: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
@@ -166,10 +167,10 @@ def to_numbers(value: list[Any], spec: TensorSpec) -> npt.NDArray[Any]:
     if not flat:
         return np.empty(shape, dtype=dtype.numpy)
     try:
-        numbers: npt.NDArray[Any] = np.frombuffer(array.array(code, flat), dtype=code)
+        numbers: npt.NDArray[Any] = np.frombuffer(array.array(code, flat), _BUFFER_DTYPES[code])
     except (OverflowError, TypeError):
         raise Misfit from None
-    if code != dtype.numpy.char:
+    if numbers.dtype is not dtype.numpy:
         numbers = numbers.astype(dtype.numpy, copy=False)
     return numbers if len(shape) == 1 else numbers.reshape(shape)
 

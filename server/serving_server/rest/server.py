@@ -72,6 +72,7 @@ HTTP_STATUS: Final = {
     StatusCode.UNAUTHENTICATED: 401,
 }
 
+_JSON: Final = "application/json"
 _CORS: Final = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -245,34 +246,23 @@ class RestApi:
         cell = resolved.requests.rest_predict
 
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
-            answer(self._answer(outputs, error, row_format, cell, started))
+            if outputs is not None:
+                try:
+                    response = Response(200, encode_predict(outputs, row_format), _JSON, self._headers)
+                except Exception as problem:  # noqa: BLE001 - told to the client
+                    error = _unwritten(problem)
+                else:
+                    cell.succeeded(started)
+                    answer(response)
+                    return
+            self._fail(answer, cell, error)
 
         return self._core.predict(resolved, arrays, (), deadline, done)
 
-    def _answer(
-        self,
-        outputs: dict[str, Array] | None,
-        error: ServingError | None,
-        row_format: bool,
-        cell: RequestCell,
-        started: float,
-    ) -> Response:
-        if error is not None:
-            cell.failed(error.code)
-            return self._error(error)
-        assert outputs is not None
-        try:
-            response = Response(200, encode_predict(outputs, row_format), "application/json", self._headers)
-            cell.succeeded(started)
-            return response
-        except ServingError as refused:
-            cell.failed(refused.code)
-            return self._error(refused)
-        except Exception:
-            cell.failed(InternalError.code)
-            # The caller is the core's completion, which other requests share: it must not see this one fail.
-            logger.exception("Writing a predict answer failed")
-            return Response(500, encode_error("The server failed to write the answer."), headers=self._headers)
+    def _fail(self, answer: Answer, cell: RequestCell, error: ServingError | None) -> None:
+        error = error or InternalError("no answer and no error")
+        cell.failed(error.code)
+        answer(self._error(error))
 
     def _examples(self, route: Route, body: bytes, answer: Answer, started: float) -> Cancel:
         core = self._example_core
@@ -300,26 +290,22 @@ class RestApi:
         """Return what answers with what `write` makes of a result."""
 
         def done(result: T | None, error: ServingError | None) -> None:
-            if result is None:
-                error = error or InternalError("no answer and no error")
-                cell.failed(error.code)
-                answer(self._error(error))
-                return
-            try:
-                response = Response(200, write(result), headers=self._headers)
-                cell.succeeded(started)
-            except Exception:
-                cell.failed(InternalError.code)
-                # As in `_answer`: other requests share this completion.
-                logger.exception("Writing an answer failed")
-                response = Response(500, encode_error("The server failed to write the answer."), headers=self._headers)
-            answer(response)
+            if result is not None:
+                try:
+                    response = Response(200, write(result), _JSON, self._headers)
+                except Exception as problem:  # noqa: BLE001 - told to the client
+                    error = _unwritten(problem)
+                else:
+                    cell.succeeded(started)
+                    answer(response)
+                    return
+            self._fail(answer, cell, error)
 
         return done
 
     def _now(self) -> float:
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop = asyncio.get_running_loop()  # which costs more than the rest of a look at the clock
         return self._loop.time()
 
     def _get(self, route: Route, request: Request) -> Response:
@@ -351,3 +337,14 @@ class RestApi:
 
     def _error(self, error: ServingError) -> Response:
         return Response(HTTP_STATUS[error.code], encode_error(error.message), headers=self._headers)
+
+
+def _unwritten(problem: Exception) -> ServingError:
+    """Return what a client hears whose answer could not be written.
+
+    The caller is the core's completion, which other requests share: it must not see this one fail.
+    """
+    if isinstance(problem, ServingError):
+        return problem
+    logger.error("Writing an answer failed", exc_info=problem)
+    return InternalError("The server failed to write the answer.")
