@@ -36,6 +36,9 @@ REGRESS_METHOD: Final = "tensorflow/serving/regress"
 #: Bookkeeping entries of TF2 exports: listed in metadata, never called by clients.
 INIT_SIGNATURES: Final = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
+#: DT_FLOAT_REF is DT_FLOAT plus this, and so on (tensorflow/core/framework/types.h).
+_REF_OFFSET: Final = 100
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -78,7 +81,8 @@ class Signature:
 def _parse_spec(alias: str, info: Any) -> TensorSpec:
     shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
     try:
-        dtype = by_enum(info.dtype)
+        # What is fetched from a variable of TensorFlow 1's first kind is a tensor of the type that it refers to.
+        dtype = by_enum(info.dtype - _REF_OFFSET if info.dtype > _REF_OFFSET else info.dtype)
     except TensorParsingError:
         dtype = None
     return TensorSpec(alias, info.name, dtype, shape)
