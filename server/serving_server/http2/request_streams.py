@@ -237,10 +237,8 @@ class RequestStreams(Connection):
 
     def _stray_data(self, stream_id: int) -> None:
         """Take DATA of a stream that has no call."""
-        if stream_id > self.last_stream_id:
-            if self._final and stream_id & 1:
-                return
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
+        if self._unseen(stream_id, "DATA"):
+            return
         self._idles.hit(self._now())
         if stream_id not in self._forgotten:
             raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "DATA behind its end")
@@ -304,8 +302,7 @@ class RequestStreams(Connection):
             self._drop(call)
             self._resets.hit(self._now())
             return
-        if stream_id > self.last_stream_id and not (self._final and stream_id & 1):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
+        self._unseen(stream_id, "RST_STREAM")
         self._idles.hit(self._now())
 
     def _on_window(self, stream_id: int, increment: int) -> None:
@@ -315,8 +312,23 @@ class RequestStreams(Connection):
         call = self.calls.get(stream_id)
         if call is not None:
             self.output.open_stream(call, increment)
-        elif stream_id > self.last_stream_id and not (self._final and stream_id & 1):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
+        else:
+            self._unseen(stream_id, "WINDOW_UPDATE")
+
+    def _unseen(self, stream_id: int, what: str) -> bool:
+        """Return whether a stream that has no call came behind our last GOAWAY; False: it was there and has ended.
+
+        Raises
+        ------
+        ConnectionFault
+            Nobody has opened it; those with even numbers would be ours.
+        """
+        if stream_id & 1:
+            if stream_id <= self.last_stream_id:
+                return False
+            if self._final:
+                return True
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which is idle")
 
     def _drop(self, call: Call) -> None:
         """End a call without an answer; it is out of `calls` already."""

@@ -6,6 +6,7 @@ import asyncio
 import math
 import ssl
 from collections.abc import Mapping
+from typing import Final
 
 from serving_server.http2.flow import Output
 from serving_server.http2.limits import Http2Limits
@@ -14,6 +15,9 @@ from serving_server.http2.server_connection import ServerConnection
 from serving_server.listening import ConnectionServer
 
 __all__ = ["Http2Server"]
+
+#: Least time between two looks at all calls' deadlines, in seconds: thousands of calls may each have another.
+_RESOLUTION: Final = 0.005
 
 
 class Http2Server(ConnectionServer[ServerConnection]):
@@ -73,7 +77,7 @@ class Http2Server(ConnectionServer[ServerConnection]):
         now = self.now()
         earliest = min((connection.expire(now) for connection in list(self.connections)), default=math.inf)
         if earliest != math.inf:
-            self.expire_at(earliest)
+            self.expire_at(max(earliest, now + _RESOLUTION))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
