@@ -92,11 +92,16 @@ class Inference:
         return found
 
     def models(self) -> list[tuple[str, list[VersionStatus], dict[str, int]]]:
-        """Return every model: its name, its versions as `model_status` has them, and its labels."""
-        return [
-            (name, [_status(view) for view in self._manager.versions(name)], self._catalog.labels.of(name))
-            for name in sorted(self._manager.model_names())
-        ]
+        """Return every model: its name, its versions as `model_status` has them, and its labels.
+
+        Versions that were unloaded are left out, as there are more of them with every deploy; those that failed stay.
+        """
+        found = []
+        for name in sorted(self._manager.model_names()):
+            views = self._manager.versions(name)
+            statuses = [_status(view) for view in views if view.state is not State.END or view.error_message]
+            found.append((name, statuses, self._catalog.labels.of(name)))
+        return found
 
     def servable(self, model: str, version: int | None, label: str | None) -> ServedVersion:
         """Return the version that a ModelSpec names.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.conformance.row import SHOULD, Row, Status
+from tests.conformance.row import SHOULD, SKIP, Row, Status
 
 __all__ = ["ROWS"]
 
@@ -59,8 +59,11 @@ ROWS: Final = (
         SHOULD,
         "END versions do not pile up (#1488, #612)",
         _BETTER,
-        ("server/test_lifecycle_policies.py::test_ended_versions_do_not_pile_up_without_end",),
-        "in the list of models; GetModelStatus keeps them, up to a bound",
+        (
+            "conformance/test_lifecycle_texts.py::test_another_base_path_reloads_no_version_that_is_loaded",
+            "server/test_lifecycle_policies.py::test_ended_versions_do_not_pile_up_without_end",
+        ),
+        "the list of models shows those that failed only; GetModelStatus keeps all, up to a bound",
     ),
     Row(
         SHOULD,
@@ -137,4 +140,48 @@ ROWS: Final = (
         ),
         "`serving_workbench.connect`",
     ),
+    Row(
+        SHOULD,
+        "with batching, errors name the tensor and the remedy (#276, #2043)",
+        _BETTER,
+        ("server/test_batching.py::test_what_cannot_be_batched_is_refused_and_named",),
+        "behind the exact text",
+    ),
+    Row(
+        SHOULD,
+        "labels over REST (#1413, #1555)",
+        _BETTER,
+        ("server/test_labels.py::test_labels_resolve_in_both_protocols",),
+        "for inference, metadata and, though it is ignored there, status",
+    ),
+    Row(
+        SHOULD,
+        "loading one model does not hold up the others (#1866, #996)",
+        _BETTER,
+        (
+            "server/test_lifecycle_manager.py::test_models_do_not_disturb_each_other",
+            "server/test_lifecycle_process.py::test_fifty_swaps_under_load_lose_and_falsify_nothing",
+        ),
+        "each version loads in a process of its own",
+    ),
+    Row(
+        SHOULD,
+        "GPU memory is not taken whole (#249, #1929)",
+        _BETTER,
+        ("server/test_session_options.py::test_memory_grows_and_ops_run_in_the_caller_s_thread_when_nothing_is_said",),
+        "it grows as needed; a fraction and cards may be chosen for a model",
+    ),
+    Row(
+        SHOULD,
+        "requests and answers can be logged, and sent again (#408, #1846)",
+        _BETTER,
+        ("server/test_request_log.py::test_requests_of_both_protocols_are_logged_and_warm_the_next_version_up",),
+        "as PredictionLog records, by `logging_config`",
+    ),
+    Row(SKIP, "batching that tunes itself (#1312, #1529)", Status.MISSING, (), "its parameters change at run time"),
+    Row(SKIP, "thousands of models, loaded on demand (#1403)", Status.MISSING, (), "200 in one file are tested"),
+    Row(
+        SKIP, "Python code before and after the model (#54, #495)", Status.MISSING, (), "export it as part of the graph"
+    ),
+    Row(SKIP, "weighted routing between models (PR #788)", Status.MISSING, (), "clients choose by version or label"),
 )

@@ -238,7 +238,11 @@ ROWS: Final = (
         MUST,
         "model_spec of the answer: name, version served, effective signature; no label",
         _SAME,
-        (f"{_PREDICT}test_the_answer_names_model_version_and_signature", f"{_CLASSIFY}test_classes_and_scores"),
+        (
+            f"{_PREDICT}test_the_answer_names_model_version_and_signature",
+            f"{_CLASSIFY}test_classes_and_scores",
+            "conformance/test_lifecycle_texts.py::test_labels_with_the_flag",
+        ),
     ),
     # Classify, Regress
     Row(

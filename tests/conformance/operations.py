@@ -38,6 +38,13 @@ ROWS: Final = (
     ),
     Row(
         SHOULD,
+        "warmup passes through the batcher",
+        _DIFFERS,
+        _WARMUP,
+        "records run as they are, in the worker, before there is a queue: none is refused for its size",
+    ),
+    Row(
+        SHOULD,
         "num_model_warmup_threads of a platform config",
         Status.ACCEPTED,
         ("server/test_platform_config.py::test_every_part_is_read",),
@@ -166,15 +173,14 @@ ROWS: Final = (
     ),
     Row(
         MUST,
-        "SavedModels of TensorFlow 1 and 2 and Keras 3, several signatures",
+        "SavedModels of TensorFlow 1 (estimators too) and 2 and Keras 3, several signatures, assets",
         _SAME,
         (
-            "server/test_predict.py::test_versions_are_told_apart",
+            "server/test_model_formats.py::test_predict",
+            "server/test_model_formats.py::test_classify_and_regress",
+            "server/test_model_formats.py::test_the_init_op_reads_a_file_of_the_assets",
+            "server/test_model_formats.py::test_a_trained_keras_model_answers_alike_in_both_protocols",
             "server/test_predict.py::test_an_input_with_a_default_may_be_left_out",
-            "server/test_classify.py::test_classes_and_scores",
-            "server/test_freeze.py::test_frozen_and_unfrozen_answers_agree",
-            "workbench/test_deploy.py::test_a_keras_model_is_proved_equal",
-            "workbench/test_deploy.py::test_functions_with_several_signatures",
         ),
     ),
     Row(

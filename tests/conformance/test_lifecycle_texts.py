@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
+from serving_server.tensors import to_proto
 from serving_server.wire import messages
 from tests import leaks
 from tests.conformance.told import begins_as, differs
 from tests.servers import ServerProcess, wait_until
 
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 
 
@@ -46,7 +49,7 @@ def _status(server: ServerProcess, model: str) -> list[tuple[int, int, int, str]
     ]
 
 
-END, UNIMPLEMENTED, NOT_FOUND = 50, 12, 5
+AVAILABLE, END, UNIMPLEMENTED, NOT_FOUND = 30, 50, 12, 5
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,9 @@ def test_models_that_cannot_be_served(running: ServerProcess, folder: Path, mode
     ) in log
     assert f"Could not find base path {missing} for servable missing with error " in log
 
+    # The list of models shows what failed.
+    listed = {model["name"]: model["model_version_status"] for model in running.rest("GET", "/v1/models")[1]["models"]}
+    assert [entry["state"] for entry in listed["bundle"]] == ["END"]
     # The same of a reload, which waits for what is new: three braces before the first.
     code_name, text = _reload(running, _entry("half", half), _entry("other", nothing))
     assert code_name == "UNKNOWN"
@@ -137,6 +143,11 @@ def test_labels_with_the_flag(running: ServerProcess, models_dir: Path) -> None:
     assert _reload(running, label(stable=2, next=7)) == ("OK", "")
     body = {"instances": [0.0]}
     assert running.rest("POST", "/v1/models/m/labels/stable:predict", body) == (200, {"predictions": [3.0]})
+    request = messages.PredictRequest()
+    request.model_spec.name, request.model_spec.version_label = "m", "stable"
+    request.inputs["x"].CopyFrom(to_proto(np.float32([0])))
+    spec = running.call(PREDICT, request, messages.PredictResponse).model_spec
+    assert (spec.name, spec.version.value, spec.WhichOneof("version_choice")) == ("m", 2, "version")
     status, answer = running.rest("POST", "/v1/models/m/labels/next:predict", body)
     assert not differs((status, answer["error"]), (404, "Servable not found for request: Specific(m, 7)"))
     text = "Request to assign label to version 8 of model m, which is not currently available for inference"
@@ -182,6 +193,10 @@ def test_another_base_path_reloads_no_version_that_is_loaded(
     assert _reload(running, _entry("half", other, everything)) == ("OK", "")
     running.wait_available("half", 3)
     wait_until(lambda: running.versions("half")[1]["state"] == "END")
+    # The status keeps what was unloaded; the list of models, which has more of it with every deploy, does not.
+    assert [entry[:2] for entry in _status(running, "half")] == [(3, AVAILABLE), (2, AVAILABLE), (1, END)]
+    (listed,) = running.rest("GET", "/v1/models")[1]["models"]
+    assert [entry["version"] for entry in listed["model_version_status"]] == ["3", "2"]
     for version, answer in ((2, 3.0), (3, 2.0)):
         path = f"/v1/models/half/versions/{version}:predict"
         assert running.rest("POST", path, {"instances": [0.0]}) == (200, {"predictions": [answer]})

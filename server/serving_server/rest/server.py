@@ -140,7 +140,7 @@ class Core(Protocol[ResolvedT]):
         """Return the version that answers and its `SignatureDefMap` message."""
 
     def models(self) -> Sequence[tuple[str, Sequence[tuple[int, str, str, str]], Mapping[str, int]]]:
-        """Return every model: its name, its versions as in `model_status`, and its labels."""
+        """Return every model: its name, its versions as in `model_status` but those unloaded, and its labels."""
 
     def unready(self) -> Mapping[str, str]:
         """Return the models that do not answer, each with the reason; empty when the server is ready."""
