@@ -27,9 +27,10 @@ from serving_server.model_config import ModelConfigError, absolute, check_name, 
 from serving_server.model_settings import ModelSettings, Settings
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.request_log.registry import RequestLogs
-from serving_server.servable import ServedVersion, WorkerLoader
+from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import LoggingConfig
+from serving_server.worker_loader import WorkerLoader
 
 __all__ = ["NEW_MODEL_PATIENCE", "RELOAD_SECONDS", "Catalog"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import of_version
 from serving_server.errors import NotFoundError
+from serving_server.load_options import LoadOptions
 from serving_server.options import ModelOptions, ServerOptions
-from serving_server.servable import LoadOptions
 from serving_server.session_options import DeviceOptions, decide
 
 __all__ = ["ModelSettings", "Settings"]

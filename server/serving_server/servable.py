@@ -1,6 +1,6 @@
-"""A loaded version as the front sees it: its worker process, its scheduler, its signatures; and what loads one.
+"""A loaded version as the front sees it: its worker process, its scheduler, its signatures.
 
-`WorkerLoader` and `ServedVersion` implement what `serving_server.lifecycle` asks for.
+`ServedVersion` implements `serving_server.lifecycle.servable.Servable`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -26,14 +25,15 @@ from serving_server.batching.task import Task
 from serving_server.channel.lines import LineChannel, Message
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError, StatusCode, UnavailableError
 from serving_server.forkserver.client import ForkServer
+from serving_server.load_options import LoadOptions
 from serving_server.metrics.loads import LoadCounters
 from serving_server.profiles import WorkerProfiles
-from serving_server.session_options import SessionFlags, decide, share_processors
+from serving_server.session_options import share_processors
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import SignatureDefMap
 
-__all__ = ["LoadOptions", "ServedVersion", "WorkerLoader"]
+__all__ = ["ServedVersion"]
 
 log = logging.getLogger(__name__)
 
@@ -46,43 +46,6 @@ _MAX_LANES: Final = 64
 
 #: How long the end of a worker's sockets waits for the forkserver to say why it ended. Seconds.
 _REASON_SECONDS: Final = 0.3
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How the versions of a model are loaded.
-
-    Attributes
-    ----------
-    tags : tuple of str
-        Exact tag set of the MetaGraphDef.
-    session : bytes
-        A serialized `tensorflow.ConfigProto` (see `serving_server.session_options`).
-    warmup : bool
-        Replay warmup records before a version is AVAILABLE.
-    freeze : bool
-        Make variables constants where that is provably harmless.
-    prefer_tflite : bool
-        Run ``model.tflite`` where a version has one.
-    op_libraries : tuple of str
-        Shared libraries with custom ops, loaded before the model.
-    lanes : int
-        Runs at once per version when batching is off, at most 64.
-    warmup_iterations : int
-        How often each warmup record is replayed.
-    check_method_names : bool
-        Refuse warmup records for signatures that were not made for the method, as requests are.
-    """
-
-    tags: tuple[str, ...] = ("serve",)
-    session: bytes = dataclasses.field(default_factory=lambda: decide(SessionFlags()).config)
-    warmup: bool = True
-    freeze: bool = True
-    prefer_tflite: bool = False
-    op_libraries: tuple[str, ...] = ()
-    lanes: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
-    warmup_iterations: int = 1
-    check_method_names: bool = False
 
 
 class ServedVersion:
@@ -380,46 +343,3 @@ def _was(reason: str) -> str:
 
 def _ignore(step: str) -> None:
     """Stand in until someone listens to the steps of a load."""
-
-
-class WorkerLoader:
-    """Loads versions into workers (implements `serving_server.lifecycle.servable.Loader`).
-
-    Parameters
-    ----------
-    forkserver : ForkServer
-    options_of : callable
-        From a model's name to how it is loaded; asked at each load.
-    batching_of : callable
-        From a model's name and a version's folder to the batching parameters in force, None when off; asked at each
-        load. May raise a `ServingError`, which fails the load.
-    """
-
-    def __init__(
-        self,
-        forkserver: ForkServer,
-        options_of: Callable[[str], LoadOptions],
-        batching_of: Callable[[str, Path], BatchingParameters | None],
-    ) -> None:
-        self._forkserver = forkserver
-        self._options_of = options_of
-        self._batching_of = batching_of
-        # Counters go on after a restart of the worker, as monitoring expects of counters.
-        self.statistics: dict[tuple[str, int], Statistics] = {}
-        self.loads = LoadCounters()
-
-    async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
-        """Load one version; see `ServedVersion.load`."""
-        batching = self._batching_of(model, path)
-        statistics = self.statistics.setdefault((model, version), Statistics())
-        served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
-        await served.load(batching, on_step)
-        try:
-            # They may have changed meanwhile, and whoever changed them saw no version to tell.
-            latest = self._batching_of(model, path)
-            if latest != batching:
-                served.batching = latest
-        except BaseException:
-            await served.close()
-            raise
-        return served
