@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
             return
         if self._write_paused:
             return
-        if self._waiting or len(self._slots) >= self._limits.max_pipelined:
+        if self._waiting or self._has_enough():
             self._pause_reading()
             return
         if self._read_paused:
@@ -321,6 +321,13 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
             else:
                 self._deadline = now + self._limits.idle_timeout
+
+    def _has_enough(self) -> bool:
+        slots, limits = self._slots, self._limits
+        if len(slots) >= limits.max_pipelined:
+            return True
+        bodies = sum(len(slot.request.body) for slot in slots if slot.request is not None) if slots else 0
+        return bodies > limits.max_pipelined_bytes
 
     def _pause_reading(self) -> None:
         if not self._read_paused and not self._transport.is_closing():

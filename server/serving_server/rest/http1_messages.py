@@ -84,6 +84,8 @@ class Limits:
         gzip bodies beyond this become empty, as in TensorFlow Serving.
     max_pipelined : int
         Requests of one connection that run or wait for their turn to be answered; more are not read.
+    max_pipelined_bytes : int
+        Bodies of those of them that are not answered; beyond it no more is read.
     idle_timeout : float
         A connection without any request is closed.
     receive_timeout : float
@@ -98,6 +100,7 @@ class Limits:
     max_body_bytes: int = 2**31 - 1
     max_unpacked_bytes: int = 100 * 1024 * 1024
     max_pipelined: int = 64
+    max_pipelined_bytes: int = 64 * 1024 * 1024
     idle_timeout: float = 120.0
     receive_timeout: float = 120.0
     send_timeout: float = 60.0
