@@ -109,14 +109,14 @@ def server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., SharedServer]]:
     """`shared_servers("own")` is the session's server on that gRPC transport, started when first asked for.
 
-    Without an argument it is on the transport that a server has by default.
+    Without an argument it is on the transport that a server has by default. Servers of another `use` are others.
     """
     started: dict[str, SharedServer] = {}
     with contextlib.ExitStack() as stack:
 
-        def get(transport: str = DEFAULT_TRANSPORT) -> SharedServer:
-            if transport not in started:
-                directory = tmp_path_factory.mktemp(f"shared-server-{transport}")
+        def get(transport: str = DEFAULT_TRANSPORT, use: str = "") -> SharedServer:
+            if transport + use not in started:
+                directory = tmp_path_factory.mktemp(f"shared-server-{transport}{use}")
                 monitoring = directory / "monitoring.pbtxt"
                 monitoring.write_text("prometheus_config { enable: true }\n")
                 flags = (
@@ -130,8 +130,8 @@ def shared_servers(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
                 process.start()
                 leaks.allow(process.pid)
                 process.serve("half_plus_two")
-                started[transport] = process
-            return started[transport]
+                started[transport + use] = process
+            return started[transport + use]
 
         yield get
 
@@ -148,8 +148,8 @@ def shared_server(shared_servers: Callable[..., SharedServer]) -> SharedServer:
 
 @pytest.fixture(scope="session")
 def both_servers(shared_servers: Callable[..., SharedServer]) -> dict[str, SharedServer]:
-    """The shared servers by their transport: for tests that compare the two."""
-    return {transport: shared_servers(transport) for transport in TRANSPORTS}
+    """Two servers by their transport, for tests that compare them: nothing else may have happened to either."""
+    return {transport: shared_servers(transport, "compared") for transport in TRANSPORTS}
 
 
 @pytest.fixture(scope="session", params=TRANSPORTS)
