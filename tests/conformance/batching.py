@@ -17,7 +17,7 @@ _REFUSED: Final = (
     f"{_TEXTS}test_what_cannot_be_batched",
     f"{_FILE}test_what_cannot_be_batched_is_refused_and_named",
 )
-_IN_FORCE: Final = "conformance/test_flags.py::test_the_batching_file_is_in_force"
+_IN_FORCE: Final = "conformance/test_flags.py::test_config_file_batching_file_time_limit_and_tensor_content"
 
 ROWS: Final = (
     Row(

@@ -65,6 +65,7 @@ _SAME: Final = Status.SAME
 _BETTER: Final = Status.BETTER
 _CLI: Final = "server/test_command_line.py::"
 _SESSION: Final = "server/test_session_options.py::"
+_PROCESS: Final = "server/test_lifecycle_process.py::"
 _POLL: Final = "server/test_config_poll.py::"
 _ACCEPTED: Final = ("conformance/test_flags.py::test_a_flag_without_a_meaning_here_is_accepted_and_says_so",)
 _REFUSED: Final = ("conformance/test_flags.py::test_a_flag_that_cannot_be_honoured_is_refused_with_its_reason",)
@@ -129,7 +130,7 @@ ROWS: Final = (
         _SAME,
         (
             "server/test_rest_server.py::test_timeout_becomes_the_deadline",
-            f"{_EFFECT}test_the_config_file_wins_over_a_single_model_and_rest_has_its_time_limit",
+            f"{_EFFECT}test_config_file_batching_file_time_limit_and_tensor_content",
             *_MEANS,
         ),
     ),
@@ -139,7 +140,7 @@ ROWS: Final = (
         "`--enable_batching`, `--batching_parameters_file`",
         _SAME,
         (
-            f"{_EFFECT}test_the_batching_file_is_in_force",
+            f"{_EFFECT}test_config_file_batching_file_time_limit_and_tensor_content",
             f"{_CLI}test_a_bad_batching_file_is_refused_with_its_line",
             *_FITS,
         ),
@@ -170,7 +171,7 @@ ROWS: Final = (
         (
             f"{_CLI}test_a_config_file_serves_several_models",
             f"{_CLI}test_a_bad_model_config_is_refused",
-            f"{_EFFECT}test_the_config_file_wins_over_a_single_model_and_rest_has_its_time_limit",
+            f"{_EFFECT}test_config_file_batching_file_time_limit_and_tensor_content",
         ),
     ),
     Row(
@@ -184,7 +185,7 @@ ROWS: Final = (
         MUST,
         "`--model_name`, `--model_base_path`; one of this and a config file is required",
         _SAME,
-        (f"{_EFFECT}test_the_batching_file_is_in_force", *_FITS),
+        (f"{_PROCESS}test_ports_answer_loading_before_the_model_is_there", *_FITS),
     ),
     Row(
         SHOULD,
@@ -225,13 +226,13 @@ ROWS: Final = (
         MUST,
         "`--tensorflow_session_parallelism`, `--tensorflow_intra_op_parallelism`, `--tensorflow_inter_op_parallelism`; "
         "all three together are refused",
-        _SAME,
+        Status.DIFFERS,
         (
             f"{_SESSION}test_thread_counts_of_the_flags_replace_the_file_s_even_when_they_are_zero",
             *_MEANS,
             *_FITS,
         ),
-        "0 between ops: they run in the thread that calls, which is what costs least",
+        "0 between ops does not mean as many as processors: ops run in the thread that calls, which costs least",
     ),
     Row(
         MUST,
@@ -318,7 +319,7 @@ ROWS: Final = (
         "`--enable_serialization_as_tensor_content`",
         _SAME,
         (
-            f"{_EFFECT}test_the_config_file_wins_over_a_single_model_and_rest_has_its_time_limit",
+            f"{_EFFECT}test_config_file_batching_file_time_limit_and_tensor_content",
             "server/test_predict_response.py::test_every_dtype_and_shape",
         ),
     ),

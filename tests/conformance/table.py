@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -32,13 +33,14 @@ Written by `python -m tests.conformance --write`. The rows stand in the modules 
 
 
 def summary() -> str:
-    """Say how many rows of each mark hold."""
+    """Say how many rows of each mark hold, and in which way."""
     parts = []
     for mark in (MUST, SHOULD):
-        rows = [row for section in SECTIONS.values() for row in section if row.mark == mark]
-        held = sum(row.status is not Status.MISSING for row in rows)
-        parts.append(f"{held} of {len(rows)} {mark}")
-    return "Held: " + ", ".join(parts) + "."
+        counts = Counter(row.status for section in SECTIONS.values() for row in section if row.mark == mark)
+        held = counts.total() - counts[Status.MISSING]
+        ways = ", ".join(f'{counts[status]} "{status.value}"' for status in Status if counts[status])
+        parts.append(f"{held} of {counts.total()} {mark} ({ways})")
+    return "Held: " + "; ".join(parts) + "."
 
 
 def _escape(text: str) -> str:

@@ -20,6 +20,7 @@ from serving_server.session_options import SessionFlags
 from serving_server.tensors import to_proto
 from serving_server.transports.channel_arguments import limits_from_arguments
 from serving_server.wire.messages import PredictRequest, PredictResponse
+from tests.conformance.told import differs
 from tests.servers import ServerProcess, wait_until
 
 _ACCEPTED = {
@@ -101,53 +102,44 @@ def test_what_flags_mean(name: str, value: str, option: str, meaning: Any, defau
     assert (options(f"--{name}={value}"), options()) == (meaning, default)
 
 
-def test_the_batching_file_is_in_force(server: Any, models_dir: Path, tmp_path: Path) -> None:
-    file = tmp_path / "batching.pbtxt"
-    file.write_text("max_batch_size { value: 3 } batch_timeout_micros { value: 600000000 }")
-    base = models_dir / "half_plus_two"
-    running: ServerProcess = server(
-        "--enable_batching",
-        f"--batching_parameters_file={file}",
-        "--rest_api_timeout_in_ms=1000",
-        "--model_name=m",
-        f"--model_base_path={base}",
+def test_config_file_batching_file_time_limit_and_tensor_content(server: Any, models_dir: Path, tmp_path: Path) -> None:
+    """One server for all four, as starting one takes seconds."""
+    batching, config = tmp_path / "batching.pbtxt", tmp_path / "models.pbtxt"
+    batching.write_text("max_batch_size { value: 3 } batch_timeout_micros { value: 600000000 }")
+    entries = (
+        f'config {{ name: "{name}" base_path: "{models_dir / folder}" model_platform: "tensorflow" }}'
+        for name, folder in (("slow", "slow"), ("m", "half_plus_two"))
     )
-    running.wait_available("m")
-    assert running.rest("POST", "/v1/models/m:predict", {"instances": [1.0] * 3})[0] == 200
-    status, answer = running.rest("POST", "/v1/models/m:predict", {"instances": [1.0] * 4})
-    assert (status, answer["error"].split(" (")[0]) == (400, "Task size 4 is larger than maximum input batch size 3")
-    # A batch that nobody fills, and that waits longer than a request may take.
-    assert running.rest("POST", "/v1/models/m:predict", {"instances": [1.0] * 2}) == (
-        429,
-        {"error": "Run() timeout exceeded while waiting in batching queue"},
-    )
-
-
-def test_the_config_file_wins_over_a_single_model_and_rest_has_its_time_limit(
-    server: Any, models_dir: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "models.pbtxt"
-    slow = f'name: "slow" base_path: "{models_dir / "slow"}" model_platform: "tensorflow"'
-    file.write_text(f"model_config_list {{ config {{ {slow} }} }}")
+    config.write_text(f"model_config_list {{ {' '.join(entries)} }}")
     running: ServerProcess = server(
-        f"--model_config_file={file}",
+        f"--model_config_file={config}",
         "--model_name=single",
         f"--model_base_path={models_dir / 'half_plus_two'}",
-        "--rest_api_timeout_in_ms=200",
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
+        "--rest_api_timeout_in_ms=700",
         "--enable_serialization_as_tensor_content",
     )
     running.wait_available("slow")
+    running.wait_available("m")
     assert running.rest("GET", "/v1/models/single")[0] == 404
 
-    status, answer = running.rest("POST", "/v1/models/slow:predict", {"inputs": {"x": [1.0], "steps": [5000]}})
-    assert (status, answer) == (504, {"error": "Timed out waiting for notification"})
+    def told(model: str, inputs: dict[str, list[float]]) -> tuple[int, str]:
+        status, answer = running.rest("POST", f"/v1/models/{model}:predict", {"inputs": inputs})
+        return status, answer["error"]
+
+    assert not differs(told("m", {"x": [1.0] * 4}), (400, "Task size 4 is larger than maximum input batch size 3"))
+    # A batch that nobody fills, and one that runs: for longer than a request may take.
+    waited = (429, "Run() timeout exceeded while waiting in batching queue")
+    assert told("m", {"x": [1.0] * 2}) == waited
+    ran = (504, "Timed out waiting for notification")
+    assert told("slow", {"x": [1.0] * 3, "steps": [5000] * 3}) == ran
 
     request = PredictRequest()
-    request.model_spec.name = "slow"
-    request.inputs["x"].CopyFrom(to_proto(np.float32([1.0])))
-    request.inputs["steps"].CopyFrom(to_proto(np.int32([1])))
+    request.model_spec.name = "m"
+    request.inputs["x"].CopyFrom(to_proto(np.float32([2.0] * 3)))
     response = running.call("/tensorflow.serving.PredictionService/Predict", request, PredictResponse)
-    assert len(response.outputs["y"].tensor_content) == 4
+    assert np.frombuffer(response.outputs["y"].tensor_content, np.float32).tolist() == [4.0] * 3
     assert not response.outputs["y"].float_val
 
 
