@@ -165,3 +165,32 @@ async def _ask(queue: Scheduler, count: int) -> list[ServingError]:
             return list(await asyncio.gather(*futures))
     finally:
         queue.close()
+
+
+async def test_requests_that_come_while_others_are_read_share_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "_GATHER_SECONDS", 60.0)  # however slow the machine is
+    loop = asyncio.get_running_loop()
+    queue = Scheduler(BatchingParameters(max_batch_size=4, num_batch_threads=3), Statistics(), lambda: None)
+    for _ in range(3):
+        queue.add_lane()
+
+    def submit() -> None:
+        queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, lambda *_: None))
+
+    submit()
+    await asyncio.sleep(0)
+    assert queue.running == 1  # a lone one waits for nobody
+    submit()
+    submit()
+    loop.call_soon(submit)
+    await asyncio.sleep(0)
+    assert queue.running == 1
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert sorted(batch.rows for batch in queue._running.values()) == [1, 3]
+    for _ in range(4):
+        submit()
+    await asyncio.sleep(0)
+    assert queue.running == 8  # a full one neither
+    queue.fail(ServingError("gone"))
+    queue.close()

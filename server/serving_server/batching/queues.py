@@ -49,6 +49,11 @@ class Queues:
     def __iter__(self) -> Iterator[Batch]:
         return itertools.chain(self._single, *self._queues.values())
 
+    @property
+    def full(self) -> bool:
+        """Whether a batch waits that takes no more requests."""
+        return bool(self._single) or any(queue[0].closed for queue in self._queues.values())
+
     def clear(self) -> list[Batch]:
         """Empty all queues and return what was in them."""
         batches = list(self)

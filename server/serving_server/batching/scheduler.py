@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import Final
 
 from serving_server.batching.assembly import assemble, read_outputs, split
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 #: How long the loss of one lane waits for the news that the worker as a whole has ended. Seconds.
 _LANE_LOSS_SECONDS: Final = 1.0
+
+#: How long requests that were read wait for others that have come meanwhile. Seconds.
+_GATHER_SECONDS: Final = 0.001
 
 #: A transport gives a request up when its deadline has come, give or take the clocks' steps. Seconds.
 _LATE_SECONDS: Final = 0.05
@@ -70,6 +74,9 @@ class Scheduler:
         self._queues = Queues(self.cancel, self._settle)
         self._pending = 0
         self._wakeup_due = False
+        self._gather_until = 0.0
+        self._arrived = 0  # requests ever taken
+        self._seen = 0  # of these, when it was last looked
         self._timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._open_tasks, self._expire)
         self._failure: ServingError | None = None
@@ -123,6 +130,7 @@ class Scheduler:
         if self._failure is not None:
             raise self._failure
         self._pending += self._queues.add(task, self._parameters)
+        self._arrived += 1
         if task.deadline is not None:
             self._deadlines.watch(task.deadline)
         self._wake()
@@ -195,7 +203,18 @@ class Scheduler:
         # Not at once: whatever this turn of the loop still brings shall share the batch.
         if not self._wakeup_due and self._free:
             self._wakeup_due = True
-            self._loop.call_soon(self._dispatch)
+            self._gather_until = perf_counter() + _GATHER_SECONDS
+            self._seen = self._arrived
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        # A batch costs as much as a dozen requests do. While several were read, others have arrived, as a rule: then
+        # one more turn of the loop, which does not wait for anything. A lone request runs at once.
+        if self._arrived == self._seen or self._queues.full or perf_counter() >= self._gather_until:
+            self._dispatch()
+        else:
+            self._seen = self._arrived
+            self._loop.call_soon(self._gather)
 
     def _dispatch(self) -> None:
         self._wakeup_due = False
@@ -244,7 +263,10 @@ class Scheduler:
             self._take(lane, batch, answer)
         finally:
             self._free.append(lane)
-            self._dispatch()
+            if self._queues.full:
+                self._dispatch()
+            elif self._pending:
+                self._wake()
 
     def _take(self, lane: FrontLane, batch: Batch, answer: Answer) -> None:
         if answer.error is not None:
