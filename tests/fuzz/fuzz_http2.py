@@ -122,6 +122,9 @@ def same_outcome(one: Outcome, other: Outcome) -> None:
         return  # whether our answer has closed it already is a matter of time, and so is what it costs
     if ErrorCode.NO_ERROR in one.goaway + other.goaway:
         return  # the client says goodbye: when the last call has ended, what still comes is not looked at
+    resets = any(answer.reset for outcome in (one, other) for answer in outcome.answers.values())
+    if resets and ErrorCode.ENHANCE_YOUR_CALM in one.goaway + other.goaway:
+        return  # what comes behind a reset is counted as idle; in one piece it comes before the reset has been sent
     assert one.goaway == other.goaway
     if not one.goaway:
         # An answer that was begun before a reset may have left or not.
