@@ -7,6 +7,7 @@ unknown argument is named, with the usage, and the server starts all the same (t
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -36,16 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values, unknown = parse_flags(given)
     except FlagValueError as error:
-        print(f"{error}\n{usage()}")
+        _say(f"{error}\n{usage()}")
         return _FAILURE
     if values["help"]:
-        print(usage())
+        _say(usage())
         return _FAILURE
     if values["version"]:
-        print(_versions())
+        _say(_versions())
         return 0
     if unknown:
-        print("\n".join(f"unknown argument: {argument}" for argument in unknown), usage(), sep="\n")
+        _say("\n".join([*(f"unknown argument: {argument}" for argument in unknown), usage()]))
     _configure_logging()
     for flag in FLAGS:
         if flag.note and flag.name in values["given"]:
@@ -66,8 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(error: ServingError) -> int:
     if isinstance(error, TextFormatError):
         print(error.message, file=sys.stderr)  # there, as of TensorFlow Serving's parser
-    print(f"Failed to start server. Error: {error.code.name}: {error.message}", flush=True)
+    _say(f"Failed to start server. Error: {error.code.name}: {error.message}")
     return _FAILURE
+
+
+def _say(text: str) -> None:
+    """Print; a reader that has left, such as ``head``, has read enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer would raise once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _versions() -> str:

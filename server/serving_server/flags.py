@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -128,6 +129,10 @@ FLAGS: Final = (
     Flag("owner_create_time", 0.0, "its create time, so that a reused pid is not mistaken for it", "Workbench"),
 )
 
+#: Python reads more as whole numbers than TensorFlow does, such as ``1_000`` and digits of other scripts.
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,19}")
+_INT64: Final = range(-(2**63), 2**63)
+
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _TYPE_NAMES: Final = {bool: "bool", int: "int64", float: "float", str: "string"}
 
@@ -139,6 +144,9 @@ def _convert(flag: Flag, text: str | None) -> Any:
             return True
         if text == "false":
             return False
+    elif kind is int:
+        if text is not None and _WHOLE.fullmatch(text) and int(text) in _INT64:
+            return int(text)
     elif text is not None:
         try:
             return kind(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,10 @@ def _session(values: dict[str, Any]) -> SessionFlags:
         values["tensorflow_intra_op_parallelism"],
         values["tensorflow_inter_op_parallelism"],
     )
+    for name in ("session", "intra_op", "inter_op"):
+        threads = values[f"tensorflow_{name}_parallelism"]
+        if threads >= 2**31:
+            raise InvalidArgumentError(f"--tensorflow_{name}_parallelism={threads} is more than an int32 holds")
     if both > 0 and intra > 0 and inter > 0:
         msg = (
             "Either configure tensorflow_session_parallelism or (tensorflow_intra_op_parallelism, "
@@ -240,7 +245,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
-    """Read ``k=v,k=v``; a value that is a number becomes one.
+    """Read ``k=v,k=v``; a value that is an int32 becomes one.
 
     Raises
     ------
@@ -252,5 +257,6 @@ def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
         key, equals, value = entry.partition("=")
         if not equals:
             raise InvalidArgumentError(f"--grpc_channel_arguments: {entry!r} is not of the form key=value")
-        arguments.append((key, int(value) if value.lstrip("-").isdigit() else value))
+        is_number = re.fullmatch("-?[0-9]{1,10}", value) is not None and -(2**31) <= int(value) < 2**31
+        arguments.append((key, int(value) if is_number else value))
     return tuple(arguments)

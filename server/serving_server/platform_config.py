@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any, Final
 
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.errors import InvalidArgumentError, UnimplementedError
@@ -71,7 +72,11 @@ def read_platform_config(path: str) -> PlatformConfig:
         wanted, found = adapter.DESCRIPTOR.full_name, wrapped.type_url or "nothing"
         msg = f"{path}: source_adapter_config holds {found}; wanted is {wanted}"
         raise InvalidArgumentError(msg)
-    adapter.ParseFromString(wrapped.value)
+    try:
+        adapter.ParseFromString(wrapped.value)
+    except DecodeError:
+        msg = f"{path}: source_adapter_config: its value is no {adapter.DESCRIPTOR.full_name}"
+        raise InvalidArgumentError(msg) from None
     config = adapter.legacy_config
     if config.enable_saved_model_config:
         raise UnimplementedError(f"{path}: enable_saved_model_config is not supported")

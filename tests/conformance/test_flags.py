@@ -86,6 +86,7 @@ _MEANINGS: tuple[tuple[str, str, str, Any, Any], ...] = (
     ("enable_profiler", "false", "profiler", False, True),
     ("prefer_tflite_model", "true", "prefer_tflite", True, False),
     ("grpc_channel_arguments", "a=1,b=x", "grpc_channel_arguments", (("a", 1), ("b", "x")), ()),
+    ("grpc_channel_arguments", "a=--5,b=2147483648", "grpc_channel_arguments", (("a", "--5"), ("b", "2147483648")), ()),
     ("tensorflow_session_parallelism", "3", "session", SessionFlags(3, 3), SessionFlags()),
     ("tensorflow_intra_op_parallelism", "3", "session", SessionFlags(3, 0), SessionFlags()),
     ("tensorflow_inter_op_parallelism", "3", "session", SessionFlags(0, 3), SessionFlags()),

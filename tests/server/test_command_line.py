@@ -38,8 +38,23 @@ def test_version_and_help() -> None:
         assert flag in answer.stdout
 
 
+@pytest.mark.parametrize(
+    "flags", [["--help"], ["--version"], ["--no_such_flag", "--model_base_path=relative"]], ids=lambda flags: flags[0]
+)
+def test_a_reader_that_left_is_no_error(flags: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as of `serving-server --help | head -1`
+    command = [sys.executable, "-m", "serving_server", *flags]
+    try:
+        answer = subprocess.run(command, check=False, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write_end)
+    assert answer.returncode == (0 if flags == ["--version"] else FAILURE)
+    assert answer.stderr == ""
+
+
 def test_a_value_that_cannot_be_read_names_the_flag() -> None:
-    for argument in ("--port=x", "--enable_batching=True", "--port"):
+    for argument in ("--port=x", "--port=8_5", "--num_load_threads=9223372036854775808", "--enable_batching=True", "--port"):
         answer = _run(argument)
         name = argument.partition("=")[0][2:]
         assert answer.returncode == FAILURE
@@ -63,6 +78,10 @@ def test_an_unknown_argument_is_named_and_the_server_goes_on(tmp_path: Path) -> 
         ([], "Both server_options.model_base_path and server_options.model_config_file are empty!"),
         (["--model_base_path=/m", "--port=0"], "server_options.grpc_port is not set."),
         (["--model_base_path=/m", "--port=70000"], "--port=70000 is not a port number"),
+        (
+            ["--model_base_path=/m", "--tensorflow_intra_op_parallelism=2147483648"],
+            "--tensorflow_intra_op_parallelism=2147483648 is more than an int32 holds",
+        ),
         (
             ["--model_base_path=/m", "--batching_parameters_file=/b"],
             "server_options.batching_parameters_file is set without setting server_options.enable_batching.",

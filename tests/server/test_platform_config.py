@@ -49,6 +49,11 @@ def test_an_empty_config_turns_batching_and_warmup_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            'platform_configs { key: "tensorflow" value { source_adapter_config { value: "\\377" type_url: '
+            '"type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig" } } }',
+            "its value is no tensorflow.serving.SavedModelBundleSourceAdapterConfig",
+        ),
         ("", 'no platform_configs entry with the key "tensorflow"'),
         ('platform_configs { key: "torch" value {} }', "platform torch is not supported"),
         ('platform_configs { key: "tensorflow" value {} }', "source_adapter_config holds nothing"),
