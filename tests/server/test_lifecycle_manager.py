@@ -295,6 +295,18 @@ async def test_a_failed_version_stays_failed_until_it_was_gone(loader: FakeLoade
     await manager.close()
 
 
+async def test_a_version_that_failed_is_tried_again_in_another_folder(loader: FakeLoader) -> None:
+    manager = Manager(loader, max_load_retries=0)
+    manager.add_model("m")
+    loader.errors["m", 1] = [BadModelError("bad")]
+    manager.aspire("m", paths(1))
+    await reach(manager, v1=END)
+    manager.aspire("m", {1: Path("/corrected/1")})
+    await reach(manager, v1=AVAILABLE)
+    assert manager.versions("m")[0].path == Path("/corrected/1")
+    await manager.close()
+
+
 async def test_retry_loads_a_failed_version_again(loader: FakeLoader) -> None:
     manager = Manager(loader, max_load_retries=0)
     manager.add_model("m")

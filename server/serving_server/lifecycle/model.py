@@ -95,7 +95,9 @@ class Model:
             version = self.versions.get(number)
             if version is None:
                 version = self.versions[number] = Version(self.name, number, self.found[number], self._settings)
-            version.offered_path = self.found[number]
+            moved, version.offered_path = version.offered_path != self.found[number], self.found[number]
+            if moved:
+                version.retry()  # what failed elsewhere, as under a base path that has been corrected
             ended = version.state is State.END and (not version.failed or version.lapsed)
             if version.state is State.UNKNOWN or ended:
                 version.begin()
