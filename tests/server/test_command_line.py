@@ -54,7 +54,8 @@ def test_a_reader_that_left_is_no_error(flags: list[str]) -> None:
 
 
 def test_a_value_that_cannot_be_read_names_the_flag() -> None:
-    for argument in ("--port=x", "--port=8_5", "--num_load_threads=9223372036854775808", "--enable_batching=True", "--port"):
+    beyond = f"--num_load_threads={2**63}"
+    for argument in ("--port=x", "--port=8_5", beyond, "--enable_batching=True", "--port"):
         answer = _run(argument)
         name = argument.partition("=")[0][2:]
         assert answer.returncode == FAILURE

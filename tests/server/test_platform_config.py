@@ -20,6 +20,8 @@ _WRAPPER = """platform_configs {{
 }}
 """
 
+_NO_MESSAGE = r"""value: "\377" type_url: "type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig" """
+
 
 def _file(folder: Path, text: str) -> str:
     path = folder / "platform.pbtxt"
@@ -50,8 +52,7 @@ def test_an_empty_config_turns_batching_and_warmup_off(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (
-            'platform_configs { key: "tensorflow" value { source_adapter_config { value: "\\377" type_url: '
-            '"type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig" } } }',
+            f'platform_configs {{ key: "tensorflow" value {{ source_adapter_config {{ {_NO_MESSAGE} }} }} }}',
             "its value is no tensorflow.serving.SavedModelBundleSourceAdapterConfig",
         ),
         ("", 'no platform_configs entry with the key "tensorflow"'),
