@@ -20,7 +20,8 @@ _WRAPPER = """platform_configs {{
 }}
 """
 
-_NO_MESSAGE = r"""value: "\377" type_url: "type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig" """
+_NO_MESSAGE = r"""type_url: "type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig"
+  value: "\377" """
 
 
 def _file(folder: Path, text: str) -> str:
