@@ -27,6 +27,7 @@ from serving_server.model_config import ModelConfigError, absolute, check_name, 
 from serving_server.model_settings import ModelSettings, Settings
 from serving_server.options import ModelOptions, ServerOptions
 from serving_server.request_log.registry import RequestLogs
+from serving_server.request_log.request_logger import check as check_logging
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import LoggingConfig
@@ -171,12 +172,14 @@ class Catalog:
         Raises
         ------
         ModelConfigError
-            A label points at a version that it may not; nothing has changed.
+            A label points at a version that it may not, or requests cannot be logged; nothing has changed.
         """
         for index, model in enumerate(models):
             check_name(model.name)
             try:
                 self.labels.check(model.name, model.labels)
+                if model.logging is not None:
+                    check_logging(LoggingConfig.FromString(model.logging))  # its folder may have gone meanwhile
             except ServingError as error:
                 raise ModelConfigError(error, index) from None
         self.labels.replace_all({model.name: dict(model.labels) for model in models})

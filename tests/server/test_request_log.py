@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from serving_server.errors import DataLossError, InvalidArgumentError
+from serving_server.request_log.record import Kind, Record
+from serving_server.request_log.registry import RequestLogs
 from serving_server.request_log.request_logger import check
 from serving_server.request_log.writer import RotatingWriter
 from serving_server.tensors import to_array
@@ -162,6 +164,32 @@ def test_files_are_rotated_and_the_oldest_removed(tmp_path: Path) -> None:
     assert all(path.stat().st_size >= 1000 for path in files[:-1])
     assert (writer.written, writer.dropped) == (50, 0)
     assert not writer.write(b"too late")
+
+
+def test_logs_with_one_prefix_have_files_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Of two models, or of one before and after a reload: within the same second.
+    writers = [RotatingWriter(tmp_path / "log", max_bytes=1, max_files=0) for _ in range(3)]
+    for number in range(30):
+        assert writers[number % 3].write(b"%d" % number)
+    for writer in writers:
+        writer.close()
+    records = [record for path in tmp_path.iterdir() for record in read(path)]
+    assert sorted(map(int, records)) == list(range(30))
+    assert caplog.text == ""
+
+
+def test_what_a_log_has_taken_reaches_the_disk_though_a_reload_ended_it(tmp_path: Path) -> None:
+    logs = RequestLogs()
+    config = LoggingConfig()
+    config.log_collector_config.filename_prefix = str(tmp_path / "log")
+    config.sampling_config.sampling_rate = 1
+    logs.configure("m", config)
+    record = Record(Kind.PREDICT, "m", 1, "serving_default", (), b"", b"\x0a\x00" * 5000)
+    for _ in range(200):
+        logs.tapped("m", 1, lambda _answer: record, lambda _answer, _error: None)(b"answer", None)
+    logs.configure("m", None)
+    logs.close()
+    assert len([each for path in tmp_path.iterdir() for each in read(path)]) == 200
 
 
 def test_a_disk_that_refuses_costs_records_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,6 +54,7 @@ class RequestLogs:
         self._max_bytes = max_megabytes * 1024 * 1024
         self._max_files = max_files
         self._loggers: dict[str, RequestLogger] = {}
+        self._closing: list[RequestLogger] = []  # no longer asked for; what waits is on its way to the disk
         self.by_model: dict[str, list[Tap]] = {}
 
     def configure(self, model: str, config: Any | None) -> None:
@@ -72,6 +73,8 @@ class RequestLogs:
             del self._loggers[model]
             self.remove(model, known)
             known.close_soon()
+            self._closing = [logger for logger in self._closing if logger.is_writing]
+            self._closing.append(known)
         if logger is not None:
             self._loggers[model] = logger
             self.add(model, logger)
@@ -127,7 +130,9 @@ class RequestLogs:
         return show_and_hand_over
 
     def close(self) -> None:
-        """Write what waits; takes a few seconds at most. Idempotent."""
+        """Write what waits, also of logs that a reload has ended; takes a few seconds at most for each. Idempotent."""
+        while self._closing:
+            self._closing.pop().close()
         while self._loggers:
             model, logger = self._loggers.popitem()
             self.remove(model, logger)

@@ -92,6 +92,11 @@ class RequestLogger:
         metadata.timestamp_secs = int(time.time())
         self._writer.write(record.serialize(metadata.SerializeToString()))
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is still on its way to the disk, or may come."""
+        return self._writer.is_writing
+
     def close_soon(self) -> None:
         """Take nothing more, and let what waits reach the disk without waiting for it."""
         self._writer.close(wait=False)

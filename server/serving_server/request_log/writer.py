@@ -72,6 +72,11 @@ class RotatingWriter:
         self._queue.put(record)
         return True
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self, *, wait: bool = True) -> None:
         """End the thread once it has written what waits, and wait a few seconds for that. Idempotent."""
         with self._lock:
@@ -109,11 +114,16 @@ class RotatingWriter:
             _abandon(file)
 
     def _open(self) -> IO[bytes]:
-        self._number += 1
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        path = self._prefix.with_name(f"{self._prefix.name}-{now}-{os.getpid()}-{self._number:05d}.tfrecord")
-        # Requests may hold what is nobody else's business.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        while True:
+            self._number += 1
+            path = self._prefix.with_name(f"{self._prefix.name}-{now}-{os.getpid()}-{self._number:05d}.tfrecord")
+            try:
+                # Requests may hold what is nobody else's business.
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                break
+            except FileExistsError:
+                continue  # of another writer with this prefix: of a second model, or of the time before a reload
         self._files.append(path)
         while self._max_files and len(self._files) > self._max_files:
             self._files.pop(0).unlink(missing_ok=True)
