@@ -102,7 +102,7 @@ class Front:
             requests=requests,
             more=self._more_services(),
         )
-        services.metric = metrics.value
+        services.metrics = metrics.values
         self._grpc = _grpc_transport(options, services)
         pages = {options.metrics_path: metrics_page(options.metrics_path, metrics.page)} if options.metrics_path else {}
         self._rest = HttpServer(

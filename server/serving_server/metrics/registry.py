@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import psutil
 
@@ -63,19 +63,20 @@ class Metrics:
         """Return everything in Prometheus' text format."""
         return exposition(self.families())
 
-    def value(self, name: str) -> int | None:
-        """Return an int64 metric of TensorFlow Serving, the sum over all labels; None when there is none.
+    def values(self, names: Collection[str]) -> dict[str, int]:
+        """Return int64 metrics of TensorFlow Serving by name, each the sum over all labels, without the unknown ones.
 
         Parameters
         ----------
-        name : str
+        names : collection of str
             As in TensorFlow's registry (``/tensorflow/serving/request_count``), or as on the metrics page.
         """
-        wanted = name.replace("/", ":")
-        for family in self._serving():
-            if family.name == wanted and family.kind == "counter":
-                return sum(int(sample) for sample in family.samples.values() if isinstance(sample, int | float))
-        return None
+        found = {
+            family.name: sum(int(sample) for sample in family.samples.values() if isinstance(sample, int | float))
+            for family in self._serving()
+            if family.kind == "counter"
+        }
+        return {name: found[known] for name in names if (known := name.replace("/", ":")) in found}
 
     def _serving(self) -> list[Family]:
         catalog = self._catalog

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from serving_server.errors import (
     AlreadyExistsError,
+    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     UnimplementedError,
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 #: Longest profile. A trace of one minute is hundreds of megabytes already.
 _MAX_SECONDS: Final = 600.0
+
+#: How long a worker may take to write a trace. Seconds.
+_WRITE_SECONDS: Final = 300.0
 
 #: Levels of the tracers, and what TensorFlow takes by itself. Only others are passed on: it warns of each.
 _LEVELS: Final = {"host_tracer_level": 2, "device_tracer_level": 1, "python_tracer_level": 0}
@@ -106,6 +110,7 @@ class Profiler:
         self._targets = targets
         task = asyncio.get_running_loop().create_task(self._run(request, folder, call), name="profile")
         self._task = task
+        task.add_done_callback(self._ended)  # also of a call that was cancelled before its task began
 
         def cancel() -> None:
             task.cancel()
@@ -119,18 +124,19 @@ class Profiler:
         host = _safe(request.host_name or "server")
         log.info("profiling %d workers for %g s into %s", len(self._targets), seconds, folder)
         try:
-            found = await asyncio.gather(
-                *(
-                    target.profiles.run(
-                        f"{folder}/{host}_{_safe(target.model)}_{target.version}.xplane.pb", seconds, options
-                    )
-                    for target in self._targets
-                ),
-                return_exceptions=True,
-            )
-        finally:
-            self._task = None
-            self._targets = ()
+            async with asyncio.timeout(seconds + _WRITE_SECONDS):
+                found = await asyncio.gather(
+                    *(
+                        target.profiles.run(
+                            f"{folder}/{host}_{_safe(target.model)}_{target.version}.xplane.pb", seconds, options
+                        )
+                        for target in self._targets
+                    ),
+                    return_exceptions=True,
+                )
+        except TimeoutError:
+            fail(call, DeadlineExceededError(f"no trace within {_WRITE_SECONDS:g} s after the end of the profile"))
+            return
         errors = [each for each in found if isinstance(each, BaseException)]
         for error in errors:
             log.warning("a worker could not be profiled: %s", error)
@@ -139,6 +145,10 @@ class Profiler:
             return
         sizes = [each for each in found if isinstance(each, int)]
         call.answer(_ProfileResponse(empty_trace=not any(sizes)).SerializeToString())
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        self._task = None
+        self._targets = ()
 
     def _terminate(self, data: Any, call: UnaryCall) -> None:
         request = codec.decode(_TerminateRequest, data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -127,8 +127,8 @@ class Services:
             streaming |= group.streaming
         self.unary: Mapping[str, Method] = {path: _guarded(method) for path, method in methods.items()}
         self.streaming: Mapping[str, OpenStream] = streaming
-        #: The value of an int64 metric by name, None for an unknown one; a reload tells by how much it rose.
-        self.metric: Callable[[str], int | None] = _no_metric
+        #: The values of int64 metrics by name, without the unknown ones; a reload tells by how much they rose.
+        self.metrics: Callable[[Collection[str]], dict[str, int]] = _no_metrics
         self._reloads: set[asyncio.Task[None]] = set()
 
     def run(
@@ -216,7 +216,8 @@ class Services:
         return cancel
 
     async def _reload_and_answer(self, request: Any, call: UnaryCall) -> None:
-        before = {name: self.metric(name) for name in request.metric_names}
+        names = frozenset(request.metric_names)
+        before = self.metrics(names) if names else {}
         try:
             await self.inference.reload(request.config, call.deadline)
         except Exception as error:  # noqa: BLE001 - told to the client
@@ -224,10 +225,8 @@ class Services:
             return
         response = messages.ReloadConfigResponse()
         response.status.error_code = StatusCode.OK
-        for name, value in before.items():
-            now = self.metric(name)
-            if now is not None:
-                response.metric.add(name=name, int64_value_increase=now - (value or 0))
+        for name, value in sorted(self.metrics(names).items() if names else ()):
+            response.metric.add(name=name, int64_value_increase=value - before.get(name, 0))
         call.answer(response.SerializeToString())
 
 
@@ -245,8 +244,9 @@ def fail(call: UnaryCall, error: BaseException) -> None:
         call.fail(StatusCode.INTERNAL, codec.cut_details(f"{type(error).__name__}: {error}"))
 
 
-def _no_metric(_name: str) -> None:
+def _no_metrics(_names: Collection[str]) -> dict[str, int]:
     """Stand in until there are metrics."""
+    return {}
 
 
 def _guarded(method: Method) -> Method:
