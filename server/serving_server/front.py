@@ -314,6 +314,8 @@ async def _serve(options: ServerOptions, record: Record | None) -> None:
     front = Front(options, record)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # started by nohup, to outlive its terminal
         loop.add_signal_handler(number, front.stop_soon, f"got {number.name}")
     await front.run()
 

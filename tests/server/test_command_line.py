@@ -235,9 +235,27 @@ def test_the_front_may_open_as_many_files_as_the_system_lets_it(server: Any) -> 
     assert soft == hard or soft >= 65_536
 
 
+def test_nohup_keeps_it_alive(server: Any) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; a child inherits it
+    try:
+        process: ServerProcess = server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    os.kill(process.pid, signal.SIGHUP)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 0
+    assert "stopping: got SIGTERM" in process.log_text()
+    assert "SIGHUP" not in process.log_text()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda s: s.name)
 def test_a_signal_ends_it_in_order(server: Any, models_dir: Path, how: signal.Signals) -> None:
-    process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'half_plus_two'}")
+    before = signal.signal(how, signal.SIG_DFL) if how == signal.SIGHUP else None  # the tests may be under nohup
+    try:
+        process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'half_plus_two'}")
+    finally:
+        if before is not None:
+            signal.signal(how, before)
     process.wait_available("m")
     tree = psutil.Process(process.pid).children(recursive=True)
     assert tree
