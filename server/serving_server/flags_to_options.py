@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from serving_server.tls import TlsConfig
 from serving_server.wire import messages
 
 __all__ = ["build_options", "read_batching_file", "read_model_config"]
+
+log = logging.getLogger(__name__)
 
 
 def build_options(values: dict[str, Any]) -> ServerOptions:
@@ -146,7 +149,10 @@ def _models(values: dict[str, Any]) -> tuple[ModelOptions, ...] | None:
 def _metrics_path(values: dict[str, Any]) -> str:
     """Return where the metrics page is; TensorFlow Serving reads the file when there is REST only."""
     file: str = values["monitoring_config_file"]
-    if not file or not (values["rest_api_port"] or values["ephemeral_ports"]):
+    if not file:
+        return ""
+    if not (values["rest_api_port"] or values["ephemeral_ports"]):
+        log.warning("--monitoring_config_file is not read: its page needs --rest_api_port")
         return ""
     config = read_text_proto(file, messages.MonitoringConfig()).prometheus_config
     if not config.enable:
