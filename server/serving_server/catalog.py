@@ -79,6 +79,7 @@ class Catalog:
             num_unload_threads=options.num_unload_threads,
             resource_preserving=options.resource_preserving,
         )
+        self.manager.subscribe(loader.on_state)
         self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
         self.request_logs = RequestLogs(
             options.saved_model_tags,
@@ -369,7 +370,10 @@ class Catalog:
         }
 
     def counters(self) -> Mapping[tuple[str, int], Statistics]:
-        """Return the counters of every version that was ever loaded, by model and version."""
+        """Return the counters of every version that was ever loaded, by model and version.
+
+        Those of versions that ended long ago are joined, under a version below 0.
+        """
         return self._loader.statistics
 
     @property

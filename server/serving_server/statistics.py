@@ -130,6 +130,25 @@ class Statistics:
         """Return the rows added as padding."""
         return sum(padding * count for (_, padding), count in self.batches.items())
 
+    def merge(self, other: Statistics) -> None:
+        """Add what another version has counted; which signatures it had is lost."""
+        for api, tally in other.runtime.items():
+            self.runtime_of(api).merge(tally)
+        self.queuing.merge(other.queuing)
+        self.waiting.merge(other.waiting)
+        for (rows, padding), count in other.batches.items():
+            key = (rows, padding)
+            if key not in self.batches and len(self.batches) >= _MAX_SIZES:
+                key = (_power_of_two(rows), _power_of_two(padding))
+            self.batches[key] += count
+        for mine, theirs in ((self.single, other.single), (self.tasks, other.tasks)):
+            for rows, count in theirs.items():
+                mine[_rounded(rows, mine)] += count
+        self.run_ns += other.run_ns
+        for requests in other.signatures.values():
+            self.requests("").merge(requests)  # one for all signatures: versions of many models may be joined
+        self._errors.update(other._errors)
+
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as a JSON object; latency buckets are (upper bound in us, count), the last one open."""
         latency = merged(self.runtime.values(), LATENCY_BOUNDS)

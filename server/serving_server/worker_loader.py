@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.forkserver.client import ForkServer
+from serving_server.lifecycle.states import State
 from serving_server.load_options import LoadOptions
 from serving_server.metrics.loads import LoadCounters
+from serving_server.metrics.requests import OTHER
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 
-__all__ = ["WorkerLoader"]
+__all__ = ["ENDED_VERSIONS", "MODELS", "OTHER_MODELS", "WorkerLoader"]
+
+#: Versions that have ended whose counters are kept apart; those of older ones are joined, by model.
+ENDED_VERSIONS: Final = 256
+
+#: Models whose joined counters are kept apart; those of further ones go together under `OTHER_MODELS`.
+MODELS: Final = 256
+OTHER_MODELS: Final = OTHER
+
+#: Stands for the versions whose counters were joined.
+_JOINED: Final = -1
 
 
 class WorkerLoader:
@@ -39,11 +52,31 @@ class WorkerLoader:
         self._batching_of = batching_of
         # Counters go on after a restart of the worker, as monitoring expects of counters.
         self.statistics: dict[tuple[str, int], Statistics] = {}
+        self._ended: dict[tuple[str, int], None] = {}  # in the order of their ends
         self.loads = LoadCounters()
+
+    def on_state(self, model: str, version: int, _old: State, new: State) -> None:
+        """Take note of versions that end (a `serving_server.lifecycle.manager.Listener`).
+
+        A server that gets a version every minute runs for years: the counters of the oldest are joined, so that sums
+        over the versions of a model do not go down, as monitoring expects.
+        """
+        if new is not State.END or (model, version) not in self.statistics:
+            return
+        self._ended.pop((model, version), None)
+        self._ended[model, version] = None
+        while len(self._ended) > ENDED_VERSIONS:
+            key = next(iter(self._ended))
+            del self._ended[key]
+            into = (key[0], _JOINED)
+            if into not in self.statistics and sum(version == _JOINED for _, version in self.statistics) >= MODELS:
+                into = (OTHER_MODELS, _JOINED)
+            self.statistics.setdefault(into, Statistics()).merge(self.statistics.pop(key))
 
     async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
         batching = self._batching_of(model, path)
+        self._ended.pop((model, version), None)
         statistics = self.statistics.setdefault((model, version), Statistics())
         served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
         await served.load(batching, on_step)

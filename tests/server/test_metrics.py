@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 
 from serving_server.batching.task import Task
 from serving_server.errors import StatusCode
+from serving_server.forkserver.client import ForkServer
+from serving_server.lifecycle.states import State
+from serving_server.load_options import LoadOptions
 from serving_server.metrics.exposition import Family, exposition
 from serving_server.metrics.histogram import Histogram, exponential
 from serving_server.metrics.loads import LoadCounters
@@ -18,6 +22,7 @@ from serving_server.metrics.requests import MAX_NAMES, OTHER, Requests
 from serving_server.metrics.serving_families import serving_families
 from serving_server.signatures import Signature
 from serving_server.statistics import Statistics
+from serving_server.worker_loader import ENDED_VERSIONS, MODELS, OTHER_MODELS, WorkerLoader
 from tests.metrics_page import MetricsPage
 
 SIGNATURE = Signature("serving_default", "", {}, {}, {})
@@ -135,6 +140,32 @@ def test_sizes_that_clients_choose_take_a_bounded_number_of_counters() -> None:
         statistics.started([_task(rows)], batched=True)
     assert max(len(statistics.single), len(statistics.batches), len(statistics.tasks)) < 4200
     assert statistics.snapshot()["batches"]["count"] == 2 * 9999
+
+
+def test_versions_that_ended_long_ago_are_joined_and_sums_stay() -> None:
+    loader = WorkerLoader(ForkServer(), lambda _model: LoadOptions(), lambda _model, _folder: None)
+
+    def requests() -> tuple[int, int]:
+        families = serving_families(loader.statistics, Requests(), loader.loads, {})
+        (counts,) = [family for family in families if family.name.endswith(":request_count")]
+        (sizes,) = [family for family in families if family.name.endswith(":processed_batch_size")]
+        return sum(counts.samples.values()), sizes.samples[()].count
+
+    for number in range(3 * ENDED_VERSIONS):
+        counters = loader.statistics[f"m{number % 300}", number] = Statistics()
+        counters.requests("serving_default").predict.succeeded(perf_counter())
+        counters.requests("serving_default").predict.failed(StatusCode.INVALID_ARGUMENT)
+        counters.batch(2, 0, run_ns=1000)
+    serving = loader.statistics["m0", 10_000] = Statistics()
+    before = requests()
+    assert before == (6 * ENDED_VERSIONS, 3 * ENDED_VERSIONS)
+    for _ in range(2):  # a state may be told again
+        for number in range(3 * ENDED_VERSIONS):
+            loader.on_state(f"m{number % 300}", number, State.UNLOADING, State.END)
+    assert requests() == before
+    assert loader.statistics["m0", 10_000] is serving, "what has not ended is left alone"
+    assert len(loader.statistics) <= ENDED_VERSIONS + MODELS + 2
+    assert any(model == OTHER_MODELS for model, _ in loader.statistics)
 
 
 def test_names_that_clients_make_up_take_a_bounded_number_of_counters() -> None:

@@ -74,6 +74,14 @@ class SignatureRequests:
             found = self.cells[api, entrypoint] = RequestCell()
         return found
 
+    def merge(self, other: SignatureRequests) -> None:
+        """Add what another one has counted."""
+        for (api, entrypoint), cell in other.cells.items():
+            mine = self.cell(api, entrypoint)
+            mine.merge(cell)
+            mine.errors.update(cell.errors)
+        self.ended.update(other.ended)
+
 
 class Requests:
     """Requests that no signature counts.
