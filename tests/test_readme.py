@@ -8,11 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.servers import SharedServer
+from serving_server.flags import FLAGS
+from tests.servers import ServerProcess, SharedServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -33,6 +35,29 @@ def test_the_curl_commands_are_answered(shared_server: SharedServer) -> None:
     assert predicted == {"predictions": [3.5, 4.0, 5.5]}
     assert {entry["state"] for entry in status["model_version_status"]} == {"AVAILABLE"}
     assert metadata["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "1"}
+
+
+def test_the_flags_are_flags() -> None:
+    (section,) = re.findall(r"^### Serving as TensorFlow Serving does\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"--([a-z_]+)", section))
+    assert len(named) > 10
+    assert named <= {flag.name for flag in FLAGS}
+
+
+def test_the_list_of_models_is_served_as_it_stands(
+    server: Callable[..., ServerProcess], models_dir: Path, tmp_path: Path
+) -> None:
+    (config,) = re.findall(r"```textproto\n(.*?)```", README, re.DOTALL)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    file = tmp_path / "models.config"
+    file.write_text(config.replace('"/models/', f'"{models_dir}/').replace("/var/log/models/", f"{logs}/"))
+    process = server(f"--model_config_file={file}", "--allow_version_labels_for_unavailable_models")
+    process.wait_available("half_plus_two", 1, 2)
+    process.wait_available("digits")
+    for label, answer in (("stable", 2.5), ("canary", 3.5)):
+        path = f"/v1/models/half_plus_two/labels/{label}:predict"
+        assert process.rest("POST", path, {"instances": [1.0]}) == (200, {"predictions": [answer]})
 
 
 @pytest.mark.slow
