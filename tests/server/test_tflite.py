@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +77,33 @@ def test_a_wrong_dtype_is_refused_by_name(tflite_server: ServerProcess) -> None:
     status, answer = tflite_server.rest("POST", "/v1/models/converted:predict", {"instances": ["text"]})
     assert status == 400
     assert "is not of expected type: float" in answer["error"]
+
+
+#: Makes a model without signatures that takes no other inputs than [rows, 3].
+_PRODUCT = """
+import pathlib, sys
+import tensorflow as tf
+module = tf.Module()
+module.product = tf.function(lambda x: tf.matmul(x, tf.ones([3, 2])), [tf.TensorSpec([None, 3], tf.float32, name="x")])
+converter = tf.lite.TFLiteConverter.from_concrete_functions([module.product.get_concrete_function()], module)
+pathlib.Path(sys.argv[1]).write_bytes(converter.convert())
+"""
+
+
+def test_shapes_that_a_model_refuses_do_not_spoil_its_next_answers(
+    tflite_server: ServerProcess, tmp_path: Path
+) -> None:
+    folder = tmp_path / "product" / "1"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", _PRODUCT, str(folder / "model.tflite")]
+    built = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    tflite_server.put_model("product", folder.parent)
+    tflite_server.wait_available("product")
+    path = "/v1/models/product:predict"
+    for _ in range(8):  # on every thread
+        assert tflite_server.rest("POST", path, {"instances": [[1, 2, 3]]}) == (200, {"predictions": [[6.0, 6.0]]})
+        assert tflite_server.rest("POST", path, {"instances": [[1, 2, 3, 4]]})[0] >= 400
 
 
 def test_a_file_that_is_no_model_fails_with_its_name(

@@ -117,6 +117,8 @@ class Health:
             self._stop_timer()
 
     def _tell(self, watcher: _Watcher) -> None:
+        if watcher not in self._watchers:
+            return  # it left when another one was told: they may share a connection
         status = self._status(watcher.service)
         if status != self._watchers[watcher]:
             self._watchers[watcher] = status

@@ -109,6 +109,7 @@ class TfliteModel:
             interpreter = self._mine()
             shapes = tuple(array.shape for array in arrays)
             if self._local.shapes != shapes:
+                self._local.shapes = None  # what fails half way must not be taken for the shapes of before
                 for index, shape in zip(inputs, shapes, strict=True):
                     interpreter.resize_tensor_input(index, shape)
                 interpreter.allocate_tensors()
