@@ -85,7 +85,7 @@ import pathlib, sys
 import tensorflow as tf
 module = tf.Module()
 module.product = tf.function(lambda x: tf.matmul(x, tf.ones([3, 2])), [tf.TensorSpec([None, 3], tf.float32, name="x")])
-converter = tf.lite.TFLiteConverter.from_concrete_functions([module.product.get_concrete_function()], module)
+converter = tf.lite.TFLiteConverter.from_concrete_functions([module.product.get_concrete_function()])
 pathlib.Path(sys.argv[1]).write_bytes(converter.convert())
 """
 
