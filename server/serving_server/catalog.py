@@ -233,7 +233,9 @@ class Catalog:
         await wait_until_available(self.manager, names, self._source.problem, timeout, patient=patient, what=what)
 
     def put(self, model: ModelOptions, batching: BatchingParameters | None, *, patience: float = 0.0) -> None:
-        """Add a model, or change where it lives, its policy and its batching. Its labels stay.
+        """Add a model, or change where it lives, its policy and its batching. Its labels and devices stay.
+
+        Versions that bring their own batching parameters do so until others than those in force are put.
 
         That it has no versions within the first `patience` seconds is not worth a warning.
 
@@ -242,7 +244,13 @@ class Catalog:
         InvalidArgumentError
             For a name that cannot be in a path or URL, or a relative base path.
         """
-        self._put(model, Settings(model.base_path, batching, model.devices), patience)
+        settings = Settings(model.base_path, batching, model.devices)
+        if model.name in self._settings:
+            known = self._settings.of(model.name)
+            settings.devices = model.devices or known.devices
+            if known.batching_by_version and batching == self.batching(model.name):
+                settings.batching, settings.batching_by_version = known.batching, True
+        self._put(model, settings, patience)
 
     def _put(self, model: ModelOptions, settings: Settings, patience: float = 0.0) -> None:
         check_name(model.name)

@@ -46,6 +46,12 @@ def test_a_version_s_file_decides_and_a_model_without_one_is_not_batched(
     # A reload that changes nothing leaves each version what its file says.
     reload(running, {"name": "batched", "base_path": with_file.parent}, {"name": "plain", "base_path": without.parent})
     assert running.control("GET", "/models/batched/batching")[1] == found
+    # Nor does another policy: the next version has its own file, or is not batched.
+    running.put_model("batched", with_file.parent, policy={"all": {}})
+    assert running.control("GET", "/models/batched/batching")[1] == found
+    model_copy("half_plus_two", 2)
+    running.wait_available("batched", 2)
+    assert running.control("GET", "/models/batched/batching")[1] is None
 
     assert running.control("GET", "/models/plain/batching")[1] is None
     _, metadata = running.rest("GET", "/v1/models/plain/metadata")
