@@ -1,6 +1,7 @@
-"""Binds the workbench to Jupyter: magics in the kernel.
+"""Binds the workbench to Jupyter: magics in the kernel, an extension in the Jupyter server.
 
-`%load_ext serving_workbench` ends up here, by the entry point ``serving_workbench.notebook``.
+`%load_ext serving_workbench` ends up here, by the entry point ``serving_workbench.notebook``; so does the Jupyter
+server, by the file ``etc/jupyter/jupyter_server_config.d/serving_jupyter.json`` that pip installs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ def load_ipython_extension(ipython: Any) -> None:
 
     ipython.register_magics(ServeMagics(ipython))
     completion.install(ipython)
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """Tell the Jupyter server what to load; it looks for this name."""
+    from serving_jupyter.extension.app import ServingExtension  # imports Jupyter's server, which no kernel needs
+
+    return [{"module": "serving_jupyter.extension.app", "app": ServingExtension}]
 
 
 def unload_ipython_extension(ipython: Any) -> None:

@@ -16,9 +16,9 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from tests.servers import wait_until
 
-__all__ = ["JupyterServer", "Kernel"]
+__all__ = ["TOKEN", "JupyterServer", "Kernel"]
 
-_TOKEN = "for-tests-only"
+TOKEN = "for-tests-only"
 
 
 class Kernel:
@@ -49,15 +49,14 @@ class Kernel:
         return text
 
     def start(self, code: str) -> str:
-        """Send a cell and return the id of the request once the kernel says that it is busy with it."""
-        request: str = self.client.execute(code)
-        wait_until(lambda: self._is_busy_with(request), what="a busy kernel")
+        """Send a cell and return the id of the request once its code runs; before that an interrupt may be lost."""
+        request: str = self.client.execute(f"print('runs', flush=True)\n{code}")
+        wait_until(lambda: self._is_running(request), 30, what="a cell that runs")
         return request
 
-    def _is_busy_with(self, request: str) -> bool:
+    def _is_running(self, request: str) -> bool:
         message = self.client.get_iopub_msg(timeout=10)
-        parent, content = message["parent_header"], message["content"]
-        return parent.get("msg_id") == request and content.get("execution_state") == "busy"
+        return message["parent_header"].get("msg_id") == request and message["msg_type"] == "stream"
 
     def reply(self, request: str, timeout: float = 30.0) -> dict[str, Any]:
         """The kernel's reply to the request of `start`."""
@@ -85,22 +84,37 @@ class Kernel:
 
 
 class JupyterServer:
-    """`jupyter server` on a free port, with a runtime folder and a home of its own; a context manager."""
+    """`jupyter server` on a free port, with a runtime folder and a home of its own; a context manager.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        One after the other may have the same: they share the runtime folder then.
+    *flags : str
+        Further flags, as on the command line.
+    config : str
+        Python for its configuration file.
+    """
+
+    def __init__(self, folder: Path, *flags: str, config: str = "") -> None:
         self.folder = folder
         self.runtime = folder / "r"
-        self.runtime.mkdir(mode=0o700, parents=True)
+        self.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._url = ""
         # Over whatever proxy the environment names, this machine would not find itself.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.env = os.environ | {"JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTER_DATA_DIR": str(folder / "data")}
+        if config:
+            (folder / "config").mkdir(exist_ok=True)
+            (folder / "config" / "jupyter_server_config.py").write_text(config)
+            self.env["JUPYTER_CONFIG_DIR"] = str(folder / "config")
         with (folder / "jupyter.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"),
                     *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"),
-                    f"--IdentityProvider.token={_TOKEN}",
+                    f"--IdentityProvider.token={TOKEN}",
+                    *flags,
                 ],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -127,12 +141,17 @@ class JupyterServer:
 
         wait_until(answers, 60, lambda: f"the Jupyter server\n{self.log()}")
 
+    @property
+    def url(self) -> str:
+        """With its base URL, without a slash at the end."""
+        return self._url
+
     def request(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
             self._url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"token {_TOKEN}", "Content-Type": "application/json"},
+            headers={"Authorization": f"token {TOKEN}", "Content-Type": "application/json"},
         )
         with self._opener.open(request, timeout=60) as response:
             text = response.read()
@@ -146,8 +165,8 @@ class JupyterServer:
         self.process.kill()
         self.process.wait(10)
 
-    def log(self) -> str:
-        return (self.folder / "jupyter.log").read_text(errors="replace")[-4000:]
+    def log(self, size: int = 4000) -> str:
+        return (self.folder / "jupyter.log").read_text(errors="replace")[-size:]
 
     def __enter__(self) -> Self:
         try:

@@ -24,15 +24,16 @@ _POLL_SECONDS = 0.02
 _TAIL_LINES = 20
 
 
-def launch(instance: str, root: Path, *, keep: bool = False, timeout: float = 60.0) -> Record:
+def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: float = 60.0) -> Record:
     """Return the record of a running server of that instance, started now when none runs.
 
     Parameters
     ----------
     instance : str
         Instance name.
-    root : Path
-        Default folder of its models, noted in the record; an instance that runs already keeps its own.
+    root : Path or None
+        Default folder of its models, noted in the record; an instance that runs already keeps its own. Without one,
+        each deploy goes to its own process' ``./models``.
     keep : bool
         Let it run on after its owner (see `serving_workbench.ownership`) has ended, until it is stopped.
     timeout : float
@@ -74,7 +75,7 @@ def _check_platform() -> None:
         raise LaunchError("This Python does not know its own executable (it is embedded).", step="launch")
 
 
-def _start(instance: str, path: Path, root: Path, keep: bool, timeout: float) -> Record:
+def _start(instance: str, path: Path, root: Path | None, keep: bool, timeout: float) -> Record:
     owner = None if keep else find_owner()
     log = logfile.log_path(path)
     with _lifeline(owner) as (read_end, write_end), _fresh_log(log) as output:
@@ -139,8 +140,14 @@ def _fresh_log(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _command(instance: str, path: Path, root: Path, log: Path, owner: Owner | None, read_end: int | None) -> list[str]:
-    extra = {"owner_pid": None if owner is None else owner.pid, "log": str(log), "root": str(root)}
+def _command(
+    instance: str, path: Path, root: Path | None, log: Path, owner: Owner | None, read_end: int | None
+) -> list[str]:
+    extra = {
+        "owner_pid": None if owner is None else owner.pid,
+        "log": str(log),
+        "root": None if root is None else str(root),
+    }
     command = [
         sys.executable,
         *("-m", "serving_server"),

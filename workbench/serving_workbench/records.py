@@ -33,6 +33,7 @@ from serving_workbench.files import describe_access
 __all__ = [
     "Record",
     "delete_if_stale",
+    "delete_record",
     "is_alive",
     "list_instances",
     "read_record",
@@ -280,6 +281,20 @@ def delete_if_stale_locked(path: Path) -> bool:
     record = read_record(path)
     if record is None or is_alive(record.pid, record.create_time):
         return False
+    _remove(path, record)
+    return True
+
+
+def delete_record(record: Record) -> None:
+    """Delete the record of a server that is about to be killed; one of another server is left alone."""
+    path = record_path(record.name)
+    with suppress(RecordError):  # damaged: then it is nobody's sign of anything
+        left = read_record(path)
+        if left is not None and left.instance_id == record.instance_id:
+            _remove(path, record)
+
+
+def _remove(path: Path, record: Record) -> None:
     path.unlink(missing_ok=True)
     # A killed server leaves its socket too; only one that lies where servers of this record put theirs is ours.
     socket = Path(record.control[1]) if record.control[0] == "unix" else None
@@ -287,4 +302,3 @@ def delete_if_stale_locked(path: Path) -> bool:
         with suppress(OSError):
             if socket.is_socket():
                 socket.unlink()
-    return True

@@ -14,7 +14,7 @@ from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
 from serving_workbench.launch import launch
-from serving_workbench.records import Record, delete_if_stale, is_alive, read_record, record_path
+from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
 from serving_workbench.tables import Table
 
 __all__ = ["Server", "stop_instance"]
@@ -237,6 +237,8 @@ class Server:
             process.terminate()
             if self._wait_ended(5):
                 return
+            # A record that is left behind tells whoever supervises the server of a crash; this is none.
+            delete_record(self.record)
             process.kill()
         except psutil.NoSuchProcess:
             return

@@ -1,0 +1,65 @@
+"""What a server was told about its models, kept so that the process that replaces it can be told the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from serving_workbench.control import ControlClient
+from serving_workbench.errors import ControlError
+
+__all__ = ["Models", "models_of", "put_labels", "put_models"]
+
+#: By model name: its folder, policy, batching parameters and labels.
+Models = dict[str, dict[str, Any]]
+
+_FIELDS: Final = ("base_path", "policy", "batching", "labels")
+#: Seconds for labelled versions to load; a label may point at a loaded version only.
+_LABEL_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.2
+
+
+def models_of(status: dict[str, Any]) -> Models:
+    """Return what is needed to set up the models of a control channel's status again."""
+    return {name: {field: model.get(field) for field in _FIELDS} for name, model in status["models"].items()}
+
+
+def put_models(control: ControlClient, models: Models) -> list[str]:
+    """Tell a fresh server about models; return what could not be done, a sentence each.
+
+    A model that the server knows already is left as it is: whoever put it there knows more than we do.
+    """
+    problems = []
+    known = control.status()["models"]
+    for name, model in models.items():
+        if name not in known:
+            try:
+                control.put_model(name, model["base_path"], policy=model["policy"], batching=model["batching"])
+            except ControlError as error:
+                problems.append(f"Model '{name}' was not put back: {error}")
+    return problems
+
+
+def put_labels(control: ControlClient, models: Models) -> list[str]:
+    """Put labels back when the versions that they point at have loaded, for which this waits; return what failed."""
+    problems = []
+    deadline = time.monotonic() + _LABEL_SECONDS
+    for name, model in models.items():
+        if model["labels"]:
+            try:
+                _put_labels(control, name, model["labels"], deadline)
+            except ControlError as error:
+                problems.append(f"The labels of model '{name}' were not put back: {error}")
+    return problems
+
+
+def _put_labels(control: ControlClient, name: str, labels: dict[str, int], deadline: float) -> None:
+    while True:
+        try:
+            control.request("PUT", f"/models/{name}/labels", labels)
+        except ControlError as error:
+            if error.code != "FAILED_PRECONDITION" or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_POLL_SECONDS)
