@@ -26,6 +26,7 @@ from serving_server.control import Control
 from serving_server.errors import UnavailableError
 from serving_server.example_inference import ExampleInference
 from serving_server.inference import Inference
+from serving_server.last_resort import LastResort
 from serving_server.metrics.registry import Metrics
 from serving_server.metrics.requests import Requests
 from serving_server.options import ServerOptions
@@ -55,6 +56,9 @@ _STOP_SECONDS: Final = 20.0
 
 #: A unix socket's path must fit into sockaddr_un (108 bytes on Linux, 104 on macOS), with room for the name.
 _MAX_SOCKET_PATH: Final = 100
+
+#: Exit code of a server that failed, as of `serving_server.cli`.
+_FAILURE: Final = 255
 
 _RECORD_SCHEMA: Final = 1
 
@@ -310,7 +314,16 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-async def _serve(options: ServerOptions, record: Record | None) -> None:
+async def _serve(options: ServerOptions, record: Record | None, last_resort: LastResort) -> None:
+    code = _FAILURE
+    try:
+        await _run_front(options, record)
+        code = 0
+    finally:
+        last_resort.begin(code)
+
+
+async def _run_front(options: ServerOptions, record: Record | None) -> None:
     front = Front(options, record)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -330,9 +343,11 @@ def run_server(options: ServerOptions) -> None:
     """
     _allow_descriptors()
     record = Record(options.record_file) if options.record_file is not None else None
+    last_resort = LastResort()
     try:
-        _runner()(_serve(options, record))
+        _runner()(_serve(options, record, last_resort))
     finally:
+        last_resort.cancel()
         if record is not None:
             record.close()
 

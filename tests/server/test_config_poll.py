@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -66,6 +67,30 @@ def test_it_follows_the_file(polling: ServerProcess, file: Path, half: str, mode
     write(file, half)
     wait_until(lambda: polling.control("GET", "/models/multi")[0] == 404)
     polling.wait_available("half", 1, 2)
+
+
+def test_a_file_that_never_answers_does_not_hold_up_the_end(
+    server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    file = tmp_path / "models.config"
+    write(file)
+    process = server(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1")
+    file.unlink()
+    os.mkfifo(file)  # who reads it waits for what we never write, as for a network file system that is gone
+    writer: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):  # ENXIO: nobody reads
+            writer.append(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writer)
+
+    try:
+        wait_until(is_read, 10, "the look at the file")
+        assert process.stop() == 0
+    finally:
+        for descriptor in writer:
+            os.close(descriptor)
+    assert "a file system does not answer" in process.log_text()
 
 
 def test_labels_come_with_their_versions(polling: ServerProcess, file: Path, half: str) -> None:
