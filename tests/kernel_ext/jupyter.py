@@ -19,6 +19,7 @@ from tests.servers import wait_until
 __all__ = ["TOKEN", "JupyterServer", "Kernel"]
 
 TOKEN = "for-tests-only"
+_ON_A_FREE_PORT = ("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0")
 
 
 class Kernel:
@@ -112,7 +113,9 @@ class JupyterServer:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"),
-                    *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"),
+                    f"--ServerApp.root_dir={folder}",
+                    # A unix socket goes with neither.
+                    *(() if any("ServerApp.sock=" in flag for flag in flags) else _ON_A_FREE_PORT),
                     f"--IdentityProvider.token={TOKEN}",
                     *flags,
                 ],

@@ -291,6 +291,7 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     assert list(ask(jupyter, "GET", ONE).json["status"]["models"]) == ["half"]
 
 
+@pytest.mark.slow  # SIGTERM is given its five seconds
 def test_a_server_that_somebody_stops_stays_stopped(jupyter: JupyterServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = ask(jupyter, "POST", INSTANCES, {"name": "quiet"}).json["pid"]
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(jupyter.runtime))

@@ -73,7 +73,8 @@ class InstancesHandler(ServingHandler):
         with refusals():
             await self.supervisor.scan()
         shown = [instance.describe() for instance in self.supervisor.instances() if instance.state is not State.STOPPED]
-        self.finish(json.dumps({"instances": shown, "untrusted": self.supervisor.untrusted()}))
+        active = sorted(self.extensionapp.current_activity() or ())
+        self.finish(json.dumps({"instances": shown, "untrusted": self.supervisor.untrusted(), "active": active}))
 
     @web.authenticated
     @authorized
