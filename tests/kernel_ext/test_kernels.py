@@ -80,6 +80,8 @@ def the_same_server_goes_on(jupyter: JupyterServer, record: Record) -> Iterator[
 
 def test_it_belongs_to_the_jupyter_server(jupyter: JupyterServer, record: Record) -> None:
     assert record.owner_pid == jupyter.pid
+    # Started by its extension, which the kernel has asked, and not by the kernel.
+    assert psutil.Process(record.pid).ppid() == jupyter.pid
 
 
 def test_an_interrupt_of_the_kernel_leaves_it_serving(kernel: Kernel) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from serving_workbench.errors import ControlError
 from serving_workbench.records import Record
 
-__all__ = ["ControlClient"]
+__all__ = ["ControlClient", "UnixConnection"]
 
 #: What the server maps codes to, for answers whose body names none.
 _CODE_BY_HTTP = {
@@ -32,7 +32,7 @@ _PREFIX = "/control/v1"
 _MAX_ANSWER = 64 << 20
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket; "localhost" only fills the Host header."""
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -75,7 +75,7 @@ class ControlClient:
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self._address[0] == "unix":
-            return _UnixConnection(self._address[1], timeout)
+            return UnixConnection(self._address[1], timeout)
         _, host, port = self._address  # type: ignore[misc]  # the records module has checked its length
         return http.client.HTTPConnection(host, port, timeout=timeout)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from serving_workbench import logfile
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import LaunchError
-from serving_workbench.ownership import Owner, find_owner
+from serving_workbench.jupyter_server import ask_to_start
+from serving_workbench.ownership import Owner, find_owner, in_kernel
 from serving_workbench.records import Record, read_record, record_path, start_lock
 
 __all__ = ["launch"]
@@ -48,11 +49,16 @@ def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: flo
 
     Notes
     -----
+    A kernel first asks its Jupyter server to start the process (see `serving_workbench.jupyter_server`), so that it is
+    restarted after a crash; when that cannot be, the kernel starts it.
+
     The process runs in a session of its own, so that an interrupt or restart of the kernel does not reach it; standard
     input is /dev/null, both outputs go to a 0600 log file in the runtime folder.
     """
     _check_platform()
     path = record_path(instance)
+    if in_kernel():
+        _ask_jupyter_server(instance, root, keep, timeout)
     with start_lock(instance, wait=timeout) as held:
         if not held:
             raise LaunchError(
@@ -62,6 +68,15 @@ def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: flo
             )
         found = trusted_record(instance, lock_held=True)
         return found if found is not None else _start(instance, path, root, keep, timeout)
+
+
+def _ask_jupyter_server(instance: str, root: Path | None, keep: bool, timeout: float) -> None:
+    """Have the kernel's Jupyter server start the process when none runs: found below, as if somebody had just done so.
+
+    Before the start lock is taken, which it takes.
+    """
+    if trusted_record(instance) is None:
+        ask_to_start(instance, root, keep=keep, timeout=timeout)
 
 
 def _check_platform() -> None:
