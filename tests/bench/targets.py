@@ -134,12 +134,13 @@ class Target:
     def check(self) -> None:
         """Every request of the rounds must have got an answer of the size of a right one.
 
-        h2load looks at no answer, so their size is what tells of errors; within 5 %: answers that are cut off by the
-        end of a round count their bytes, but not as answers. JSON varies by its digits.
+        h2load looks at no answer, so their size is what tells of errors, within a quarter: answers that are cut off by
+        the end of a round count their bytes, but not as answers, which is much where few large ones fit into a round.
+        An error is a small part of the size. JSON varies by its digits.
         """
         sizes = {round(found.bytes_per_answer) for found, _ in self.rounds}
         failed = [found for found, _ in self.rounds if found.failed]
-        varies = self.grpc and max(sizes) > 1.05 * min(sizes)
+        varies = self.grpc and max(sizes) > 1.25 * min(sizes)
         if failed or varies or min(sizes) < 10:
             why = failed[0].error if failed else ""
             raise RuntimeError(f"{self.label} {self.url}: {failed} failed ({why}), answers of {sorted(sizes)} bytes")
