@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from serving_workbench.records import is_alive
-from tests.kernel_ext.extension import ask, believed
+from tests.kernel_ext.extension import WITH_TOKEN, ask, believed, connect
 from tests.kernel_ext.jupyter import JupyterServer
 from tests.servers import wait_until
 
@@ -116,3 +116,23 @@ def test_a_warm_start_has_tensorflow_ready_before_anybody_asks(tmp_path: Path) -
 def _forkserver(jupyter: JupyterServer) -> str:
     status = ask(jupyter, "GET", f"{INSTANCES}/default").json["status"]
     return str(status and status["forkserver"]["state"])
+
+
+def test_a_deploy_under_way_ends_with_jupyter(tmp_path: Path, models_dir: Path) -> None:
+    with JupyterServer(tmp_path) as jupyter:
+        # TensorFlow is imported first, so this takes seconds.
+        wish = {"path": str(models_dir / "half_plus_two" / "1"), "name": "half"}
+        with connect(jupyter) as connection:
+            connection.request(
+                "POST", f"{INSTANCES}/default/models", body=json.dumps(wish).encode(), headers=WITH_TOKEN
+            )
+            found = wait_until(lambda: _deploys(jupyter.pid), 30, "the process of the deploy")
+            jupyter.process.send_signal(signal.SIGTERM)
+            jupyter.process.wait(20)
+        wait_until(lambda: not any(process.is_running() for process in found), _GONE, "the end of the deploy")
+    assert not list(jupyter.runtime.glob("serving-workbench-*.json"))
+
+
+def _deploys(pid: int) -> list[psutil.Process]:
+    found = psutil.Process(pid).children()
+    return [child for child in found if "serving_jupyter.extension.deploying" in child.cmdline()]

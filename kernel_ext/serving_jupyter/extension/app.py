@@ -87,13 +87,13 @@ class ServingExtension(ExtensionApp):
     _warming: asyncio.Task[None] | None = None
     _last_traffic: datetime | None = None
     _followers = 0
-    _deploys = 0
 
     def initialize_settings(self) -> None:
         """Make what the handlers need."""
         settings = Settings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)})
         self.supervisor = Supervisor(settings, self.log, self._had_traffic)
         self.pool = Pool(self.proxy_max_requests)
+        self._deploys: set[asyncio.Task[Any]] = set()
 
     def initialize_handlers(self) -> None:
         """Name the routes; the API comes before the proxy."""
@@ -120,6 +120,9 @@ class ServingExtension(ExtensionApp):
             self._warming.cancel()
         try:
             async with asyncio.timeout(self.stop_timeout):
+                for deploy in self._deploys:
+                    deploy.cancel()
+                await asyncio.gather(*self._deploys, return_exceptions=True)
                 await self.supervisor.close()
         except TimeoutError:
             self.log.warning("Serving processes took longer than %g s to end; they follow.", self.stop_timeout)
@@ -132,8 +135,9 @@ class ServingExtension(ExtensionApp):
 
     def _had_traffic(self) -> None:
         self._last_traffic = datetime.now(UTC)
-        # JupyterHub and `jupyter_server`'s own status report the latest of these.
-        self.settings["last_activity_times"]["serving_jupyter"] = self._last_traffic
+        # Jupyter's status, which a hub's culler reads, tells the latest of the settings with such a name.
+        assert self.serverapp is not None
+        self.serverapp.web_app.settings["serving_jupyter_last_activity"] = self._last_traffic
 
     def current_activity(self) -> dict[str, Any] | None:
         """Return the servers that keep Jupyter busy, by name; None when there are none."""
@@ -170,10 +174,12 @@ class ServingExtension(ExtensionApp):
     @contextlib.asynccontextmanager
     async def deploying(self) -> AsyncIterator[None]:
         """Count a deploy; refuse it when there are too many."""
-        if self._deploys >= _MAX_DEPLOYS:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._deploys) >= _MAX_DEPLOYS:
             raise RefusedError(429, f"{_MAX_DEPLOYS} deploys run already.")
-        self._deploys += 1
+        self._deploys.add(task)
         try:
             yield
         finally:
-            self._deploys -= 1
+            self._deploys.discard(task)

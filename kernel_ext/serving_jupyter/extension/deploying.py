@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Deploy", "DeployRefusedError", "deploy"]
 
 #: Seconds on top of a deploy's own time limit, for imports, the copy of its files and its withdrawal.
 _EXTRA_SECONDS: Final = 120.0
+_WITHDRAW_SECONDS: Final = 2.0
 _TAIL_BYTES: Final = 2000
 
 
@@ -78,9 +80,7 @@ async def deploy(wish: Deploy) -> dict[str, Any]:
         raise RuntimeError(f"The deploy of '{wish.name}' hung and was ended.") from None
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await _end(process)
     try:
         answer: dict[str, Any] = json.loads(output)
     except ValueError:
@@ -89,6 +89,17 @@ async def deploy(wish: Deploy) -> dict[str, Any]:
     if "error" in answer:
         raise DeployRefusedError(answer["error"], answer["kind"], answer["code"])
     return answer
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a deploy under way: interrupted it withdraws what it has begun; SIGKILL when that takes too long."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+        try:
+            await asyncio.wait_for(process.wait(), _WITHDRAW_SECONDS)
+        except TimeoutError:
+            process.kill()
+    await process.wait()
 
 
 def _main() -> None:

@@ -35,8 +35,9 @@ __all__ = ["Settings", "Supervisor"]
 
 #: Seconds between a crash and the start, at most: the first wait doubles up to this.
 _MAX_BACKOFF: Final = 30.0
-#: Seconds for a server to say who it is.
-_TRUST_SECONDS: Final = 1.0
+#: Seconds for a server to say who it is: when a person wants it, and when records are looked through.
+_TRUST_SECONDS: Final = 5.0
+_SCAN_SECONDS: Final = 1.0
 #: Seconds before a record that was not believed is looked at again.
 _DISTRUST_SECONDS: Final = 10.0
 
@@ -166,7 +167,7 @@ class Supervisor:
             self._unwatch(instance)
             instance.crashes.clear()
             try:
-                found = await self._adopt(instance)
+                found = await self._adopt(instance, _TRUST_SECONDS)
             except RecordError:
                 self._forget(instance)
                 raise
@@ -284,8 +285,8 @@ class Supervisor:
             self._log.warning("Serving instance '%s': %s", record.name, problem)
         return " ".join(problems) or None
 
-    async def _adopt(self, instance: Instance) -> Record | None:
-        record = await self.threads.run(trusted_record, instance.name, timeout=_TRUST_SECONDS)
+    async def _adopt(self, instance: Instance, patience: float) -> Record | None:
+        record = await self.threads.run(trusted_record, instance.name, timeout=patience)
         if record is not None:
             self._take(instance, record)
         return record
@@ -353,7 +354,7 @@ class Supervisor:
             if now < until and await self.threads.run(record_path(name).exists):
                 raise RecordError(reason)
             try:
-                found = await self._adopt(instance)
+                found = await self._adopt(instance, _SCAN_SECONDS)
             except RecordError as error:
                 self._untrusted[name] = str(error), now + _DISTRUST_SECONDS
                 raise
