@@ -303,7 +303,7 @@ class Supervisor:
             instance.watch = asyncio.get_running_loop().create_task(self._watch(instance, record, labelled or {}))
 
     def _refuse_too_many(self, name: str) -> None:
-        busy = [other.name for other in self._instances.values() if other.state is not State.STOPPED]
+        busy = [other.name for other in self._instances.values() if other.state not in {State.STOPPED, State.FAILED}]
         if len(busy) >= self._settings.max_instances:
             raise LaunchError(
                 f"'{name}' is one instance too many: {', '.join(sorted(busy))} are there already.",
