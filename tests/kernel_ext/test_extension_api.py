@@ -302,6 +302,21 @@ def test_a_server_that_somebody_stops_stays_stopped(jupyter: JupyterServer, monk
     wait_until(lambda: ask(jupyter, "GET", f"{INSTANCES}/quiet").status == 404, what="an instance that is no more")
 
 
+def test_a_server_of_a_script_is_adopted_but_stays_the_scripts(jupyter: JupyterServer) -> None:
+    script = "import sys, serving_workbench as sw; print(sw.Server.launch('scripts').pid, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=jupyter.env
+    ) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        found = ask(jupyter, "GET", f"{INSTANCES}/scripts").json
+        assert (found["pid"], found["owner"], found["owner_pid"]) == (pid, "other", owner.pid)
+        assert not found["supervised"]
+        assert ask(jupyter, "GET", "/serving/scripts/v1/models").status == 200
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: ask(jupyter, "GET", f"{INSTANCES}/scripts").status == 404, what="a crash that stays one")
+
+
 # --- records ---
 
 

@@ -69,6 +69,27 @@ def test_the_process_ends_with_its_jupyter_server(tmp_path: Path, number: int, c
         assert "Serving processes could not be stopped" in jupyter.log()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+def test_the_process_of_a_kernel_ends_with_its_jupyter_server(tmp_path: Path, number: int) -> None:
+    # Without the extension the kernel starts the process; it belongs to the Jupyter server all the same.
+    with JupyterServer(tmp_path, "--ServerApp.jpserver_extensions={'serving_jupyter': False}") as jupyter:
+        assert ask(jupyter, "GET", INSTANCES).status == 404
+        kernel = jupyter.start_kernel()
+        try:
+            kernel.run("import os, serving_workbench as sw; server = sw.Server.launch()")
+            record = believed(jupyter, "default")
+            assert psutil.Process(record.pid).ppid() == int(kernel.run("print(os.getpid())"))
+            os.kill(jupyter.pid, number)
+            waiter = threading.Thread(target=jupyter.process.wait)
+            waiter.start()
+            wait_until(lambda: not is_alive(record.pid, record.create_time), _GONE, "the end of the serving process")
+            waiter.join(20)
+        finally:
+            kernel.close()
+    assert not list(jupyter.runtime.glob("serving-workbench-*.json"))
+
+
 def test_a_hung_process_is_killed_when_jupyter_stops(tmp_path: Path) -> None:
     with JupyterServer(tmp_path, "--ServingExtension.drain_timeout=0.2") as jupyter:
         pid = ask(jupyter, "POST", INSTANCES, {}).json["pid"]
