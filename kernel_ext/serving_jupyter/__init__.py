@@ -12,12 +12,11 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Register `%serve` and its completion with an IPython shell; doing so again changes nothing."""
+    """Register the magics and their completion with an IPython shell; doing so again changes nothing."""
     # Here and not above: whoever only asks for the version or the Jupyter side needs no IPython.
-    from serving_jupyter import completion
-    from serving_jupyter.magics import ServeMagics
+    from serving_jupyter import completion, magics
 
-    ipython.register_magics(ServeMagics(ipython))
+    magics.install(ipython)
     completion.install(ipython)
 
 
@@ -29,9 +28,8 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
 
 
 def unload_ipython_extension(ipython: Any) -> None:
-    """Take `%serve` and its completion back; servers run on, because they belong to no kernel."""
-    from serving_jupyter import completion
+    """Take the magics and their completion back; servers run on, because they belong to no kernel."""
+    from serving_jupyter import completion, magics
 
     completion.uninstall(ipython)
-    ipython.magics_manager.magics["line"].pop("serve", None)
-    ipython.magics_manager.registry.pop("ServeMagics", None)
+    magics.uninstall(ipython)

@@ -1,4 +1,4 @@
-"""Completion of `%serve` lines: sub-commands, flags, variables that can be served, models that are."""
+"""Completion of our magics' lines: sub-commands, flags, variables that can be served, models that are."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import re
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
-from IPython.core.error import UsageError
 
 from serving_jupyter.expressions import split
+from serving_jupyter.magics import MAGICS, MAIN, magic_parsers
 from serving_jupyter.namespace import array_names, servable_names
-from serving_jupyter.parser import COMMANDS, DEPLOY, parsers
 from serving_jupyter.soon import Soon
+from serving_workbench.commands import Argument
+from serving_workbench.errors import CommandLineError
 
 __all__ = ["complete", "install", "uninstall"]
 
 #: Lines that are completed here, also those that keep the handle: `h = %serve model`.
-_LINE = re.compile(r"\s*(?:[\w.,\[\]'\" ]+=\s*)?%serve\s")
+_LINE = re.compile(rf"\s*(?:[\w.,\[\]'\" ]+=\s*)?%({'|'.join(MAGICS)})\s")
 _IDENTIFIER = "serving_workbench.serve"
 #: Seconds after which a server that does not answer is given up, in the thread that asks it.
 _TIMEOUT = 1.0
@@ -76,11 +77,11 @@ def complete(shell: Any, line: str) -> tuple[str, list[str]]:
     done, fragment = _cut(line[magic.end() :])
     try:
         words = split(done)
-    except UsageError:  # inside of quotes or braces
+    except CommandLineError:  # inside of quotes or braces
         return "", []
     if done.endswith("="):
         words.pop()  # the empty value after `--flag=`
-    return fragment, [word for word in _candidates(shell, words) if word.startswith(fragment)]
+    return fragment, [word for word in _candidates(shell, magic[1], words) if word.startswith(fragment)]
 
 
 def _cut(text: str) -> tuple[str, str]:
@@ -90,48 +91,54 @@ def _cut(text: str) -> tuple[str, str]:
     return text[:start], text[start:]
 
 
-def _candidates(shell: Any, words: list[str]) -> list[str]:
-    command = words[0] if words and words[0] in COMMANDS else DEPLOY
-    given = words[1:] if command != DEPLOY else words
-    parser = parsers()[command]
-    flags = parser.flags()
+def _candidates(shell: Any, magic: str, words: list[str]) -> list[str]:
+    parsers = magic_parsers(magic)
+    command = words[0] if words and words[0] in parsers else MAIN
+    if command not in parsers:  # of a magic that has sub-commands only
+        return list(parsers)
+    given = words[1:] if command != MAIN else words
+    flags = parsers[command].flags()
     waiting = flags.get(given[-1]) if given else None
-    if waiting is not None:
+    if waiting is not None and waiting.takes_value:
         return _values(shell, waiting, given)
     found = []
-    positional = parser.positional()
-    if positional is not None and not _has_positional(given, flags):
-        found += _values(shell, positional, given)
+    position = _positions(given, flags)
+    positionals = parsers[command].positionals()
+    if positionals and (position < len(positionals) or positionals[-1].repeats):
+        found += _values(shell, positionals[min(position, len(positionals) - 1)], given)
     if not words:
-        found += COMMANDS
-    return found + [flag for flag in flags if flag.startswith("--") and flag not in given]
+        found += [word for word in parsers if word != MAIN]
+    left = [flag for flag, argument in flags.items() if argument.repeats or not set(argument.flags) & set(given)]
+    return found + [flag for flag in left if flag.startswith("--")]
 
 
-def _has_positional(given: list[str], flags: dict[str, str | None]) -> bool:
-    before = ["", *given[:-1]]
-    return any(
-        word not in flags and flags.get(previous) is None for previous, word in zip(before, given, strict=bool(given))
-    )
+def _positions(given: list[str], flags: dict[str, Argument]) -> int:
+    """Return how many words are no flag and no value of one."""
+    count, is_value = 0, False
+    for word in given:
+        argument = None if is_value else flags.get(word)
+        count += not is_value and argument is None
+        is_value = argument is not None and argument.takes_value
+    return count
 
 
-def _values(shell: Any, what: str, given: list[str]) -> list[str]:
-    """Return what may stand for the argument `what`, after the words `given`."""
-    match what:
+def _values(shell: Any, argument: Argument, given: list[str]) -> list[str]:
+    """Return what may stand for an argument, after the words `given`."""
+    words = list(argument.offers)
+    match argument.role:
+        case "servable":
+            words += servable_names(shell.user_ns, shell.user_ns_hidden)
+        case "array":
+            words += array_names(shell.user_ns, shell.user_ns_hidden)
         case "model":
-            return servable_names(shell.user_ns, shell.user_ns_hidden)
-        case "sample":
-            return array_names(shell.user_ns, shell.user_ns_hidden)
-        case "name":
-            return sorted(_models(given))
-        case "warmup":
-            return ["previous"]
-        case "to" | "version":
+            words += sorted(_models(given))
+        case "version":
             models = _models(given)
             named = [word for word in given if word in models] or list(models)
-            return [str(version) for name in named for version in models[name]]
+            words += [str(version) for name in named for version in models[name]]
         case "instance":
-            return _instances.get("", _list_instances)
-    return []
+            words += _instances.get("", _list_instances)
+    return words
 
 
 def _models(given: list[str]) -> Versions:

@@ -13,7 +13,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from IPython.core.error import UsageError
+from serving_workbench.commands import Deferred
+from serving_workbench.errors import CommandLineError
 
 __all__ = ["Braced", "Expression", "evaluate", "split"]
 
@@ -25,7 +26,7 @@ class Expression:
     source: str
 
 
-class Braced(str):
+class Braced(Deferred):
     """An argument with expressions in it: as text it is what was typed, `parts` say what it means."""
 
     __slots__ = ("parts",)
@@ -61,7 +62,7 @@ def split(line: str) -> list[str]:
 
     Raises
     ------
-    UsageError
+    CommandLineError
         A quote or a brace is not closed, or the text in braces is no expression.
     """
     arguments: list[str] = []
@@ -87,7 +88,7 @@ def evaluate(argument: str, shell: Any) -> object:
 
     Raises
     ------
-    UsageError
+    CommandLineError
         Naming the expression and its error.
     """
     if not isinstance(argument, Braced):
@@ -100,7 +101,7 @@ def _value(expression: Expression, shell: Any) -> object:
     try:
         return shell.ev(expression.source)
     except Exception as error:
-        raise UsageError(f"{{{expression.source}}} fails: {type(error).__name__}: {error}") from error
+        raise CommandLineError(f"{{{expression.source}}} fails: {type(error).__name__}: {error}") from error
 
 
 def _argument(parts: list[str | Expression]) -> str:
@@ -148,7 +149,7 @@ def _read_quoted(line: str, start: int) -> tuple[str, int]:
             character = line[position]
         text += character
         position += 1
-    raise UsageError(f"The quote {quote} is not closed: {line[start:]}")
+    raise CommandLineError(f"The quote {quote} is not closed: {line[start:]}")
 
 
 def _end_of_expression(line: str, start: int) -> int:
@@ -169,5 +170,5 @@ def _end_of_expression(line: str, start: int) -> int:
         else:
             return end
     if problem is None:
-        raise UsageError(f"The brace is not closed: {line[start:]}")
-    raise UsageError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {problem.args[0]}")
+        raise CommandLineError(f"The brace is not closed: {line[start:]}")
+    raise CommandLineError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {problem.args[0]}")

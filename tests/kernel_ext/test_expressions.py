@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from IPython.core.error import UsageError
 
 from serving_jupyter.expressions import Braced, Expression, evaluate, split
+from serving_workbench.errors import CommandLineError
 
 
 class Shell:
@@ -90,11 +90,11 @@ def test_a_variable_in_braces_is_known_by_its_name() -> None:
     ],
 )
 def test_what_cannot_be_split_says_why(line: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(CommandLineError, match=message):
         split(line)
 
 
 def test_a_failing_expression_is_named_with_its_error() -> None:
     (value,) = split("{1/0}")
-    with pytest.raises(UsageError, match=r"^\{1/0\} fails: ZeroDivisionError: division by zero$"):
+    with pytest.raises(CommandLineError, match=r"^\{1/0\} fails: ZeroDivisionError: division by zero$"):
         evaluate(value, Shell())

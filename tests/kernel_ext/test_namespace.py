@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving_jupyter.namespace import array_names, servable_names, served_name
+from serving_jupyter.namespace import array_names, servable_names
+from serving_workbench.naming import served_name
 
 
 class Model:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from IPython.core.error import UsageError
 
 from serving_jupyter.expressions import split
-from serving_jupyter.parser import COMMANDS, DEPLOY, did_you_mean, help_page, parsers
+from serving_jupyter.help import help_page
+from serving_jupyter.magics import MAIN, magic_parsers
+from serving_workbench.commands import did_you_mean
+from serving_workbench.errors import CommandLineError
 
 
 def read(command: str, line: str, **values: Any) -> dict[str, Any]:
     """Parse a line; expressions in it are looked up in `values` by their text."""
-    return vars(parsers()[command].read(split(line), lambda braced: values[braced[1:-1]]))
+    return vars(magic_parsers("serve")[command].read(split(line), lambda braced: values[braced[1:-1]]))
 
 
 def message(command: str, line: str, **values: Any) -> str:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(CommandLineError) as caught:
         read(command, line, **values)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_flags_of_a_deploy() -> None:
-    found = read(DEPLOY, "--name digits model --timeout 7.5 --root=models --no-progress")
+    found = read(MAIN, "--name digits model --timeout 7.5 --root=models --no-progress")
     assert found["model"] == "model"
     assert (found["name"], found["root"], found["timeout"], found["no_progress"]) == ("digits", "models", 7.5, True)
     assert (found["instance"], found["sample"]) == ("default", None)
@@ -33,12 +35,12 @@ def test_flags_of_a_deploy() -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1e-3,0", (1e-3, 0.0)), ("None", None)])
 def test_tolerance(text: str, value: object) -> None:
-    assert read(DEPLOY, f"model --tolerance {text}")["tolerance"] == value
+    assert read(MAIN, f"model --tolerance {text}")["tolerance"] == value
 
 
 def test_values_of_expressions() -> None:
     assert read("rollback", "--to {best}", best=3)["to"] == 3
-    assert read(DEPLOY, "{m} --tolerance {t}", t=(0.1, 0.2))["tolerance"] == (0.1, 0.2)
+    assert read(MAIN, "{m} --tolerance {t}", t=(0.1, 0.2))["tolerance"] == (0.1, 0.2)
     assert (
         message("rollback", "--to {best}", best="x") == "%serve rollback: {best}: 'x' is not a whole number from 1 on"
     )
@@ -53,14 +55,14 @@ def test_nothing_is_evaluated_when_another_argument_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("command", "line", "expected"),
     [
-        (DEPLOY, "model digits", "%serve: unexpected argument 'digits'; did you mean --name digits?"),
-        (DEPLOY, "model --nmae x", "%serve: there is no flag --nmae; did you mean '--name'?"),
-        (DEPLOY, "model --timeout soon", "%serve: argument --timeout: 'soon' is not a positive number of seconds"),
-        (DEPLOY, "model --timeout nan", "%serve: argument --timeout: 'nan' is not a positive number of seconds"),
-        (DEPLOY, "model --tolerance 1,2,3", "'1,2,3' is not RTOL, RTOL,ATOL or none"),
-        (DEPLOY, "model --tolerance -1", "'-1' is not RTOL, RTOL,ATOL or none"),
-        (DEPLOY, "--name digits", "the following arguments are required: model"),
-        (DEPLOY, "model --name", "%serve: argument --name: expected one argument"),
+        (MAIN, "model digits", "%serve: unexpected argument 'digits'; did you mean --name digits?"),
+        (MAIN, "model --nmae x", "%serve: there is no flag --nmae; did you mean '--name'?"),
+        (MAIN, "model --timeout soon", "%serve: argument --timeout: 'soon' is not a positive number of seconds"),
+        (MAIN, "model --timeout nan", "%serve: argument --timeout: 'nan' is not a positive number of seconds"),
+        (MAIN, "model --tolerance 1,2,3", "'1,2,3' is not RTOL, RTOL,ATOL or none"),
+        (MAIN, "model --tolerance -1", "'-1' is not RTOL, RTOL,ATOL or none"),
+        (MAIN, "--name digits", "the following arguments are required: model"),
+        (MAIN, "model --name", "%serve: argument --name: expected one argument"),
         ("status", "--xyzzy", "there is no flag --xyzzy; there are --instance, --help"),
         ("status", "a b", "%serve status: unexpected argument 'b'"),
         ("logs", "-n 0", "'0' is not a whole number from 1 on"),
@@ -74,13 +76,14 @@ def test_messages(command: str, line: str, expected: str) -> None:
 
 
 def test_suggestions() -> None:
-    assert did_you_mean("staus", COMMANDS) == "; did you mean 'status'?"
-    assert did_you_mean("xyz", COMMANDS, "; no") == "; no"
+    assert did_you_mean("staus", ["status", "stop"]) == "; did you mean 'status'?"
+    assert did_you_mean("xyz", ["status"], "; no") == "; no"
 
 
 def test_the_help_names_every_sub_command_and_flag() -> None:
-    page = help_page()
-    for command, parser in parsers().items():
+    parsers = magic_parsers("serve")
+    page = help_page("serve", parsers)
+    for command, parser in parsers.items():
         assert f"usage: {'%serve ' + command if command else '%serve'}" in page
         for flag in parser.flags():
             assert flag in page
@@ -88,4 +91,4 @@ def test_the_help_names_every_sub_command_and_flag() -> None:
 
 
 def test_parsers_are_built_once() -> None:
-    assert parsers() is parsers()
+    assert magic_parsers("serve") is magic_parsers("serve")

@@ -20,7 +20,7 @@ from serving_server.wire import tfrecord
 from serving_server.wire.messages import PredictionLog
 from serving_workbench import deploy
 from serving_workbench.client import PredictClient
-from serving_workbench.warmup import WARMUP_FILE
+from serving_workbench.warmup_requests import WARMUP_FILE
 from tests.servers import wait_until
 
 Source = Callable[..., Path]

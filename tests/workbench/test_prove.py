@@ -14,7 +14,7 @@ from serving_server.wire.messages import PredictionLog
 from serving_workbench.differences import DEFAULT_TOLERANCE, tolerance_pair
 from serving_workbench.errors import DeployError, ProofError
 from serving_workbench.prove import compare
-from serving_workbench.warmup import WARMUP_FILE, write_warmup
+from serving_workbench.warmup_requests import WARMUP_FILE, write_warmup
 
 
 def check(served: Any, expected: Any, tolerance: tuple[float, float] = DEFAULT_TOLERANCE) -> None:

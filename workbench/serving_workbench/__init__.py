@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serving_workbench.deploy import serve
     from serving_workbench.errors import (
+        CommandLineError,
         ControlError,
         DeployError,
         ExportError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from serving_workbench.verbs import instances, logs, status, stop
 
 __all__ = [
+    "CommandLineError",
     "ControlError",
     "DeployError",
     "ExportError",

@@ -32,7 +32,7 @@ from serving_workbench.prove import Proof, Question, prove, questions
 from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
 from serving_workbench.server import Server
 from serving_workbench.waiting import find_version, wait_available, wait_serving
-from serving_workbench.warmup import add_warmup, check_warmup, write_warmup
+from serving_workbench.warmup_requests import add_warmup, check_warmup, write_warmup
 
 __all__ = ["serve"]
 

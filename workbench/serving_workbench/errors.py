@@ -6,6 +6,7 @@ One base for everything a user can cause or repair, so that magics can show it a
 from __future__ import annotations
 
 __all__ = [
+    "CommandLineError",
     "ControlError",
     "DeployError",
     "ExportError",
@@ -41,6 +42,10 @@ class WorkbenchError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class CommandLineError(WorkbenchError):
+    """A magic or a command of the terminal was not typed right."""
 
 
 class ExportError(WorkbenchError):

@@ -14,7 +14,7 @@ from serving_workbench.publish import versions_on_disk
 from serving_workbench.server import Server, version_rows
 from serving_workbench.tables import Table
 from serving_workbench.waiting import wait_serving
-from serving_workbench.warmup import RecordedWarmup
+from serving_workbench.warmup_requests import RecordedWarmup
 
 __all__ = ["ServedModel", "connect"]
 
