@@ -88,24 +88,27 @@ def test_one_profile_at_a_time_and_it_can_be_ended(grpc_server: SharedServer, tm
             return error.code() is grpc.StatusCode.ALREADY_EXISTS and "session s" in error.details()
         return False
 
-    wait_until(refused, what="a second profile to be refused")
-    path = "/tensorflow.ProfilerService/Terminate"
-    grpc_server.call(path, Terminate(session_id="another"), Terminated)
-    assert not profile.done()
-    grpc_server.call(path, Terminate(session_id="s"), Terminated)
-    profile.result()
+    try:
+        wait_until(refused, what="a second profile to be refused")
+        path = "/tensorflow.ProfilerService/Terminate"
+        grpc_server.call(path, Terminate(session_id="another"), Terminated)
+        assert not profile.done()
+        grpc_server.call(path, Terminate(session_id="s"), Terminated)
+        profile.result()
+    finally:
+        profile.cancel()  # no effect on one that has ended
     assert list((tmp_path / "s").glob("*.xplane.pb"))
 
 
 def test_a_client_that_goes_away_ends_its_profile(grpc_server: SharedServer, tmp_path: Path) -> None:
     stub = grpc_server.channel().unary_unary(PROFILE, request_serializer=Request.SerializeToString)
+    before = len(grpc_server.log_text())
     profile = stub.future(_request(tmp_path, duration_ms=300_000), timeout=60)
-
-    def runs() -> bool:
-        return "profiling" in grpc_server.log_text().splitlines()[-1]
-
-    wait_until(runs, what="the profile to begin")
-    profile.cancel()
+    try:
+        # Others may log as well, before it and after it.
+        wait_until(lambda: "profiling" in grpc_server.log_text()[before:], what="the profile to begin")
+    finally:
+        profile.cancel()
 
     def again() -> bool:
         try:

@@ -44,28 +44,29 @@ class Profiler:
             ``id``, ``seconds``, ``path`` (of the file to write; what TensorFlow's file system layer knows, as ``gs://``)
             and ``options``: the tracers' levels.
         """
-        self._end.clear()
-        threading.Thread(target=self._run, args=(request,), name="profiler", daemon=True).start()
+        # Each has an end of its own: one that was stopped before it had begun must not miss it when another follows.
+        self._end = threading.Event()
+        threading.Thread(target=self._run, args=(request, self._end), name="profiler", daemon=True).start()
 
     def stop(self) -> None:
         """End a profile before its time; what it has seen is kept."""
         self._end.set()
 
-    def _run(self, request: dict[str, Any]) -> None:
+    def _run(self, request: dict[str, Any], end: threading.Event) -> None:
         answer: dict[str, Any] = {"event": "profiled", "id": request["id"]}
         try:
-            answer["size"] = self._profile(request)
+            answer["size"] = self._profile(request, end)
         except Exception as error:  # noqa: BLE001 - told to the front
             known = as_serving_error(error)
             log.warning("profiling failed: %s", known.message)
             answer |= {"code": int(known.code), "message": known.message}
         self._control.send(answer)
 
-    def _profile(self, request: dict[str, Any]) -> int:
+    def _profile(self, request: dict[str, Any], end: threading.Event) -> int:
         session = _pywrap_profiler.ProfilerSession()
         session.start("", request["options"])
         try:
-            self._end.wait(request["seconds"])
+            end.wait(request["seconds"])
         finally:
             trace = session.stop()
         path = request["path"]
