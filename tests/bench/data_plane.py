@@ -1,7 +1,7 @@
 """The data plane's numbers: rows/s, server CPU per request, latency, memory; all from one run, interleaved.
 
-    python -m tests.bench.data_plane [--quick] [--models half_plus_two,mlp] [--generator own|h2load|auto]
-        [--markdown FILE]
+    python -m tests.bench.data_plane [--quick] [--models half_plus_two,mlp] [--in-flight 1,64] [--no-open-loop]
+        [--no-limits] [--generator own|h2load|auto] [--markdown FILE] [--folder FOLDER]
 
 Servers: ours with its own gRPC transport and REST, ours with the grpcio transport, and for half_plus_two a minimal
 Tornado handler (`tests.bench.rest_peer`); beside them the worker's own call in a process without a server. The load
@@ -9,6 +9,9 @@ comes from h2load (Debian's nghttp2-client) where it is installed, else from our
 loop always from that. Everything runs on the same machine. Rounds alternate between the servers, so that drift of the
 machine hits all of them; ratios are medians of ratios of neighbouring rounds. CPU is user + system of the front and the
 workers, not of the client. The last table says which bars were met.
+
+A whole run takes a quarter of an hour. In parts (a model and some loads at a time; `--in-flight ""` for the in-process
+limits alone), each bar is measured within one part; `--folder` keeps the exported models for the next.
 """
 
 from __future__ import annotations
@@ -186,16 +189,20 @@ def _limits_table(limits: dict[str, dict[str, Any]]) -> str:
 
 
 def _build(folder: Path) -> dict[str, Path]:
-    tests = models.cached(folder)
+    (folder / "test-models").mkdir(parents=True, exist_ok=True)
+    tests = models.cached(folder / "test-models")
     own = folder / "bench-models"
-    subprocess.run(
-        [sys.executable, "-m", "tests.bench.bench_models", str(own)],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        timeout=300,
-    )
+    if not own.exists():
+        fresh = folder / "bench-models.part"
+        subprocess.run(
+            [sys.executable, "-m", "tests.bench.bench_models", str(fresh)],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=300,
+        )
+        fresh.rename(own)
     return {
         **{name: tests / name for name in ("half_plus_two", "mlp")},
         **{name: own / name for name in ("mobilenet", "strings", "payload")},
@@ -211,13 +218,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round each")
     parser.add_argument("--models", default="", help="comma list; all by default")
-    parser.add_argument("--in-flight", default="1,8,64,512", help="comma list of 1, 8, 64, 512")
+    parser.add_argument("--in-flight", default="1,8,64,512", help="comma list of 1, 8, 64, 512; may be empty")
     parser.add_argument("--generator", choices=("auto", "own", "h2load"), default="auto")
     parser.add_argument("--markdown", type=Path, help="also write the tables there")
+    parser.add_argument("--folder", type=Path, help="keep the exported models there, and use those that are there")
     parser.add_argument("--no-limits", action="store_true", help="leave the in-process limits out")
     parser.add_argument("--no-open-loop", action="store_true", help="leave the open loop out")
     options = parser.parse_args(argv)
-    options.in_flight = list(map(int, options.in_flight.split(",")))
+    options.in_flight = list(map(int, filter(None, options.in_flight.split(","))))
     if options.generator == "auto":
         options.generator = "h2load" if load_h2load.available() else "own"
     elif options.generator == "h2load" and not load_h2load.available():
@@ -233,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="serving-bench-") as name:
         folder = Path(name)
-        sources = _build(folder)
+        sources = _build(options.folder or folder)
         alone = InProcess({case.name: _newest(sources[case.name]) for case in options.cases})
         with start_servers(folder, sources, options.cases) as servers, RestPeer() as peer, alone:
             run = _Run(options, servers, peer)

@@ -17,7 +17,7 @@ _ROWS = [row for rows in SECTIONS.values() for row in rows]
 
 
 @functools.cache
-def _functions(path: Path) -> frozenset[str]:
+def functions(path: Path) -> frozenset[str]:
     """Test functions of a file that run everywhere: a test that is always skipped holds nothing."""
     return frozenset(
         node.name
@@ -32,7 +32,7 @@ def _fault(row: Row) -> str:
         return f"tests of what is missing: {row.tests}" if row.tests else ""
     for test in row.tests:
         path, _, function = test.partition("::")
-        if not (_TESTS / path).is_file() or function not in _functions(_TESTS / path):
+        if not (_TESTS / path).is_file() or function not in functions(_TESTS / path):
             return f"there is no {test}"
     return "" if row.tests else "a promise without a test"
 

