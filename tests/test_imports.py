@@ -31,6 +31,9 @@ SHARED = (
     "serving_server.tensors",
     "serving_server.signatures",
     "serving_server.http2_client",
+    # Names, defaults and checks of the batching parameters, and their file: the tuner chooses and writes them.
+    "serving_server.batching.parameters",
+    "serving_server.batching.parameters_file",
 )
 #: Package -> our packages (or parts of them) that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
