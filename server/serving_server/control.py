@@ -27,9 +27,11 @@ from serving_server.errors import (
 from serving_server.labels import parse_labels
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
 from serving_server.options import ModelOptions
-from serving_server.request_log.recording import Recorder, Wish
+from serving_server.request_log.recording import Recorder
+from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
+from serving_server.service_times import Wish, measure
 
 __all__ = ["API_VERSION", "Control"]
 
@@ -97,6 +99,7 @@ class Control:
             ("PUT", model + r"/versions/(?P<version>\d{1,19})/hold", self._put_hold),
             ("DELETE", model + r"/versions/(?P<version>\d{1,19})/hold", self._delete_hold),
             ("POST", model + "/warmup", self._post_warmup),
+            ("POST", model + "/service_times", self._post_service_times),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
 
@@ -106,7 +109,7 @@ class Control:
         task = asyncio.get_running_loop().create_task(self._respond(request, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not request.target.partition("?")[0].endswith("/warmup"):
+        if not request.target.partition("?")[0].endswith(("/warmup", "/service_times")):
             return None  # what changes models goes on when its client goes away
 
         def cancel() -> None:
@@ -223,9 +226,15 @@ class Control:
         return self._batching_json(name)
 
     async def _post_warmup(self, body: Any, name: str) -> _Result:
-        wish = Wish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
+        wish = RecordingWish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
         served = self._catalog.served(name, wish.version)
         return await self._recorder.record(name, served.version, served.path, wish)
+
+    async def _post_service_times(self, body: Any, name: str) -> _Result:
+        wish = Wish.from_json(_fields(body, {"request", "sizes", "at_once", "runs", "seconds", "seed"}))
+        spec = wish.request.model_spec
+        served = self._catalog.served(name, spec.version.value if spec.HasField("version") else None)
+        return await measure(served, wish)
 
     def _batching_json(self, name: str) -> dict[str, Any] | None:
         self._catalog.policy(name)

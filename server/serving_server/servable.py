@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import psutil
 
+from serving_server.batching.aside import Timing
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.scheduler import Scheduler
 from serving_server.batching.task import Task
@@ -217,6 +218,11 @@ class ServedVersion:
         self._idle.clear()
         return lambda: scheduler.cancel(task)
 
+    def run_aside(self, task: Task) -> asyncio.Future[Timing] | None:
+        """Run a task only to measure it (see `Scheduler.run_aside`)."""
+        assert self._scheduler is not None
+        return self._scheduler.run_aside(task)
+
     @property
     def batching(self) -> BatchingParameters | None:
         """The batching parameters in force; None when off. May be set while requests run."""
@@ -226,7 +232,19 @@ class ServedVersion:
     def batching(self, value: BatchingParameters | None) -> None:
         if self._scheduler is None or self._control is None:
             return
-        for _ in range(self._lanes_for(value) - len(self._scheduler.lanes)):
+        self.provide_lanes(self._lanes_for(value))
+        self._scheduler.parameters = value
+
+    def provide_lanes(self, count: int) -> None:
+        """See to it that so many batches can run at once, `_MAX_LANES` at most.
+
+        Raises
+        ------
+        ResourceExhaustedError
+        """
+        if self._scheduler is None or self._control is None:
+            return
+        for _ in range(min(_MAX_LANES, count) - len(self._scheduler.lanes)):
             # One by one: a lane that the scheduler knows and the worker does not would swallow requests.
             try:
                 lane = self._scheduler.add_lane()
@@ -235,7 +253,6 @@ class ServedVersion:
                 raise ResourceExhaustedError(msg) from error
             self._control.send({"op": "lanes"}, lane.worker_fds())
             lane.handed_over()
-        self._scheduler.parameters = value
 
     @property
     def queued(self) -> int:

@@ -8,8 +8,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from serving_server.errors import StatusCode
-from serving_server.metrics.histogram import LATENCY_BOUNDS, MAX_ASIDE, Tally, exponential, merged
+from serving_server.metrics.histogram import (
+    FINE_BOUNDS,
+    LATENCY_BOUNDS,
+    MAX_ASIDE,
+    FineTally,
+    Tally,
+    exponential,
+    merged,
+)
 from serving_server.metrics.requests import SignatureRequests
+from serving_server.metrics.stages import Stages
 
 if TYPE_CHECKING:
     from serving_server.batching.task import Task
@@ -28,7 +37,7 @@ class Statistics:
 
     Attributes
     ----------
-    runtime : dict of str to Tally
+    runtime : dict of str to FineTally
         Seconds from taking a request to its outputs, by API (``Predict``, ``Classify``, ...); successes only.
     queuing : Tally
         Seconds that requests waited for their batch to start.
@@ -42,17 +51,20 @@ class Statistics:
         Requests in batches, by rows.
     run_ns : int
         Time in the graph.
+    stages : Stages
+        Where the time of the batches went, and why they ran.
     signatures : dict of str to SignatureRequests
     """
 
     def __init__(self) -> None:
-        self.runtime: dict[str, Tally] = {}
+        self.runtime: dict[str, FineTally] = {}
         self.queuing = Tally(QUEUING_BOUNDS)
         self.waiting = Tally(QUEUING_BOUNDS)
         self.batches: Counter[tuple[int, int]] = Counter()
         self.single: Counter[int] = Counter()
         self.tasks: Counter[int] = Counter()
         self.run_ns = 0
+        self.stages = Stages()
         self.signatures: dict[str, SignatureRequests] = {}
         self._errors: Counter[StatusCode] = Counter()
 
@@ -63,11 +75,11 @@ class Statistics:
             found = self.signatures[signature] = SignatureRequests()
         return found
 
-    def runtime_of(self, api: str) -> Tally:
+    def runtime_of(self, api: str) -> FineTally:
         """Return where the run time of an API's requests counts."""
         found = self.runtime.get(api)
         if found is None:
-            found = self.runtime[api] = Tally(LATENCY_BOUNDS)
+            found = self.runtime[api] = FineTally(LATENCY_BOUNDS)
         return found
 
     def started(self, tasks: Sequence[Task], *, batched: bool) -> None:
@@ -145,6 +157,7 @@ class Statistics:
             for rows, count in theirs.items():
                 mine[_rounded(rows, mine)] += count
         self.run_ns += other.run_ns
+        self.stages.merge(other.stages)
         for requests in other.signatures.values():
             self.requests("").merge(requests)  # one for all signatures: versions of many models may be joined
         self._errors.update(other._errors)
@@ -157,6 +170,13 @@ class Statistics:
         if latency.count:
             requests[StatusCode.OK] = latency.count
         sizes = self.sizes()
+        fine: Counter[int] = Counter()
+        for tally in self.runtime.values():
+            tally.settle()
+            fine.update({index: count for index, count in enumerate(tally.fine) if count})
+        cells = [cell for requests in self.signatures.values() for cell in requests.cells.values()]
+        for cell in cells:
+            cell.settle()
         return {
             "requests": {code.name: count for code, count in requests.items()},
             "latency_us": {
@@ -164,12 +184,29 @@ class Statistics:
                 "sum": latency.total * 1e6,
                 "buckets": [list(pair) for pair in zip(bounds, latency.counts, strict=True)],
             },
+            # For percentiles of what came between two looks: [i, count] for the upper bounds scale * growth^i.
+            "latency_fine": {
+                "scale_us": float(FINE_BOUNDS[0]) * 1e6,
+                "growth": float(FINE_BOUNDS[1] / FINE_BOUNDS[0]),
+                "counts": [list(pair) for pair in sorted(fine.items())],
+            },
+            # From the first byte that was read to the answer: `latency_us` with the transport and the codec.
+            "answered_us": {
+                "count": sum(sum(cell.counts) for cell in cells),
+                "sum": sum(cell.total for cell in cells) * 1e6,
+            },
+            "queue_us": {
+                "count": self.queuing.count + self.waiting.count,
+                "sum": (self.queuing.total + self.waiting.total) * 1e6,
+            },
+            "stages": self.stages.snapshot(),
             "batches": {
                 "count": sum(sizes.values()),
                 "rows": sum(size * count for size, count in sizes.items()),
                 "padding_rows": self.padding_rows(),
                 "run_us": self.run_ns / 1000,
                 "sizes": {str(size): count for size, count in sorted(sizes.items())},
+                "padded": [[rows, padding, count] for (rows, padding), count in sorted(self.batches.items())],
             },
         }
 

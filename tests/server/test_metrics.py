@@ -129,6 +129,7 @@ def test_batches_in_all_sizes() -> None:
         "padding_rows": 2,
         "run_us": 3.0,
         "sizes": {"1": 1, "6": 1, "16": 1},
+        "padded": [[6, 2, 1], [16, 0, 1]],
     }
 
 

@@ -9,6 +9,7 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.task import Task
 from serving_server.errors import InvalidArgumentError
 from serving_server.inputs import describe
+from serving_server.metrics.stages import ALONE
 
 __all__ = ["Batch", "Callable", "rows_to_batch", "rows_unbatched"]
 
@@ -27,7 +28,19 @@ class Callable(NamedTuple):
 class Batch:
     """Some requests of one kind; with `batched`, joined along their 0th dimension, else exactly one."""
 
-    __slots__ = ("batched", "callable", "closed", "created", "queue", "rows", "sent_rows", "tasks")
+    __slots__ = (
+        "assembly_ns",
+        "batched",
+        "callable",
+        "closed",
+        "created",
+        "queue",
+        "reason",
+        "rows",
+        "sent_ns",
+        "sent_rows",
+        "tasks",
+    )
 
     def __init__(self, made: Callable, created: float, *, batched: bool) -> None:
         self.queue: Hashable = None  # which one it waits in (`serving_server.batching.queues`)
@@ -37,6 +50,9 @@ class Batch:
         self.closed = not batched
         self.rows = 0
         self.sent_rows = 0  # with padding; set when it starts
+        self.reason = ALONE  # why it runs (`serving_server.metrics.stages`)
+        self.assembly_ns = 0
+        self.sent_ns = 0  # when the worker was told, by `time.perf_counter_ns`
         self.tasks: list[Task] = []
 
     def add(self, task: Task) -> None:

@@ -17,6 +17,7 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.splitting import Answer, Discard, split_task
 from serving_server.batching.task import Task
 from serving_server.errors import UnavailableError
+from serving_server.metrics.stages import FULL, IMMEDIATE, TIMEOUT
 
 __all__ = ["MAX_WAITING", "Queues"]
 
@@ -69,7 +70,7 @@ class Queues:
         ServingError
             When it does not fit a batch, or too much is waiting.
         """
-        made = self._callable(task)
+        made = self.callable(task)
         if parameters is not None:
             return self._enqueue(task, made, parameters)
         if len(self._single) >= MAX_WAITING:
@@ -103,7 +104,8 @@ class Queues:
         if not queue:
             del self._queues[batch.queue]
 
-    def _callable(self, task: Task) -> Callable:
+    def callable(self, task: Task) -> Callable:
+        """Return what the worker runs for a task."""
         # Inputs are always all of the signature's, in its order.
         key = (task.signature.name, task.outputs)
         found = self._callables.get(key)
@@ -185,11 +187,12 @@ class Queues:
         if running:
             micros = max(micros, parameters.gather_when_busy_micros)
         timeout = micros / 1e6
+        idle = not running
         earliest: float | None = None
         for key, queue in list(self._queues.items()):
             head = queue[0]
             due = head.created + timeout
-            if parameters.skip_timeout_when_idle and not running:
+            if idle and parameters.skip_timeout_when_idle:
                 due = now
             if head.closed or due <= now:
                 queue.popleft()
@@ -197,6 +200,10 @@ class Queues:
                 del self._queues[key]
                 if queue:
                     self._queues[key] = queue
+                if head.closed:
+                    head.reason = FULL
+                else:
+                    head.reason = TIMEOUT if micros and not (idle and parameters.skip_timeout_when_idle) else IMMEDIATE
                 return head, None
             earliest = due if earliest is None else min(earliest, due)
         return None, earliest

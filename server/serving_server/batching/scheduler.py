@@ -12,9 +12,10 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Final
 
+from serving_server.batching.aside import Aside, Timing
 from serving_server.batching.assembly import assemble, read_outputs, split
 from serving_server.batching.batch import Batch, rows_unbatched
 from serving_server.batching.deadlines import Deadlines
@@ -71,6 +72,7 @@ class Scheduler:
         self._lanes: list[FrontLane] = []
         self._free: list[FrontLane] = []
         self._running: dict[FrontLane, Batch] = {}
+        self._asides: dict[FrontLane, Aside] = {}
         self._queues = Queues(self.cancel, self._settle)
         self._pending = 0
         self._wakeup_due = False
@@ -135,6 +137,30 @@ class Scheduler:
             self._deadlines.watch(task.deadline)
         self._wake()
 
+    def run_aside(self, task: Task) -> asyncio.Future[Timing] | None:
+        """Run a task at once on a free lane, only to measure it; None when no lane is free.
+
+        Raises
+        ------
+        ServingError
+            It cannot be put together, or the worker is gone. What happens later reaches the future.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._free:
+            return None
+        lane = self._free.pop()
+        aside = Aside(self._queues.callable(task), task)
+        try:
+            aside.start(lane)
+        except (ConnectionError, BrokenPipeError):
+            pass  # the worker has just ended: the end of its socket tells
+        except Exception as error:
+            self._free.append(lane)
+            raise _not_handed_over(error) from error
+        self._asides[lane] = aside
+        return aside.future
+
     def cancel(self, task: Task) -> None:
         """Forget a request: taken out if it waits, its answer dropped if it runs."""
         if task.cancel():
@@ -168,6 +194,8 @@ class Scheduler:
         self._failure = error
         batches = [*self._running.values(), *self._queues.clear()]
         self._running.clear()
+        while self._asides:
+            self._asides.popitem()[1].fail(error)
         self._stop_timer()
         self._deadlines.stop()
         for batch in batches:
@@ -238,8 +266,11 @@ class Scheduler:
             task.batch = None
         self._statistics.started(batch.tasks, batched=batch.batched)
         batch.sent_rows = self._padded(batch)
+        began = perf_counter_ns()
         try:
             places = assemble(batch.tasks, batch.sent_rows, lane.requests, batched=batch.batched)
+            batch.sent_ns = sent = perf_counter_ns()
+            batch.assembly_ns = sent - began
             lane.run(batch.callable.number, batch.callable.names, places)
         except (ConnectionError, BrokenPipeError):
             # The worker has just ended. Keep the batch as running: the end of its socket answers it with the reason.
@@ -257,10 +288,14 @@ class Scheduler:
 
     def _answered(self, lane: FrontLane, answer: Answer) -> None:
         batch = self._running.pop(lane, None)
-        if batch is None:
+        aside = self._asides.pop(lane, None) if batch is None else None
+        if batch is None and aside is None:
             return  # already answered by `fail`
         try:
-            self._take(lane, batch, answer)
+            if batch is not None:
+                self._take(lane, batch, answer)
+            elif aside is not None:
+                aside.take(lane, answer)
         finally:
             self._free.append(lane)
             if self._queues.full:
@@ -269,6 +304,7 @@ class Scheduler:
                 self._wake()
 
     def _take(self, lane: FrontLane, batch: Batch, answer: Answer) -> None:
+        came = perf_counter_ns()
         if answer.error is not None:
             code, message = answer.error
             self._failed(batch, ServingError(message, StatusCode(code)))
@@ -292,6 +328,9 @@ class Scheduler:
             except ServingError as error:
                 self._finish(batch, error)
                 return
+        self._statistics.stages.add(
+            batch.reason, len(batch.tasks), batch.assembly_ns, came - batch.sent_ns, answer.run_ns
+        )
         answered = []
         for task, part in zip(batch.tasks, parts, strict=True):
             if task.finish(part, None) and task.whole is None:
@@ -334,6 +373,8 @@ class Scheduler:
         elif lane in self._running:
             # The whole worker has ended, most likely: then `fail` answers, with the reason, which comes by another way.
             self._loop.call_later(_LANE_LOSS_SECONDS, self._lane_lost, lane)
+        elif lane in self._asides:
+            self._asides.pop(lane).fail(UnavailableError("the connection to the worker was lost while it was measured"))
 
     def _lane_lost(self, lane: FrontLane) -> None:
         batch = self._running.pop(lane, None)

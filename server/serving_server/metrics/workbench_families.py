@@ -136,6 +136,13 @@ def _counters(found: _Families, labels: dict[str, str], statistics: Statistics) 
     padding = statistics.padding_rows()
     found.put("padding_rows_total", "counter", labels, padding, "Rows added so that a batch has an allowed size.")
     found.put("graph_seconds_total", "counter", labels, statistics.run_ns / 1e9, "Time in the model's graph.")
+    stages = statistics.stages
+    for reason, count in stages.counts().items():
+        what = "Batches by why they ran: full, timeout, immediate (nothing to wait for), alone (not batched)."
+        found.put("batches_total", "counter", {**labels, "reason": reason}, count, what)
+    what = "Time of the batch threads: putting batches together, and from the hand-over to the worker to its answer."
+    for stage, spent in (("assembly", stages.assembly), ("lane", stages.lane)):
+        found.put("batch_stage_seconds_total", "counter", {**labels, "stage": stage}, spent / 1e9, what)
     queue = Histogram(statistics.queuing.bounds)
     queue.merge(statistics.queuing)
     queue.merge(statistics.waiting)
