@@ -46,33 +46,38 @@ class _Way:
         self._connection.close()
 
 
+def measure(folder: Path, requests: int) -> None:
+    """Print what the proxy adds; `folder` is for the Jupyter server."""
+    cache = Path(".pytest_cache/d/serving-models")
+    cache.mkdir(parents=True, exist_ok=True)
+    saved = models.cached(cache).absolute()
+    with JupyterServer(folder) as jupyter:
+        wish = {"path": str(saved / "half_plus_two" / "1"), "name": "half"}
+        deployed = ask(jupyter, "POST", "/serving/api/instances/default/models", wish)
+        assert deployed.status == 200, deployed.body
+        rest = ask(jupyter, "GET", "/serving/api/instances/default").json["endpoints"]["rest"]
+        predict = "/v1/models/half:predict"
+        direct, proxied = _Way(rest, predict, {}), _Way(jupyter.url, f"/serving/default{predict}", WITH_TOKEN)
+        for number in range(requests + requests // 10):
+            if number == requests // 10:
+                direct.milliseconds.clear()
+                proxied.milliseconds.clear()
+            direct.ask()
+            proxied.ask()
+        for name, way in (("direct", direct), ("proxied", proxied)):
+            ordered = sorted(way.milliseconds)
+            print(f"{name:8} p50 {quantile(ordered, 0.5):.3f} ms, p99 {quantile(ordered, 0.99):.3f} ms")
+            way.close()
+        added = statistics.median(proxied.milliseconds) - statistics.median(direct.milliseconds)
+        print(f"the proxy adds {added:.3f} ms to the median; the bar is 1 ms: {'met' if added <= 1 else 'missed'}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=2000, help="of each kind, after a tenth of them to warm up")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sw-") as folder:
-        cache = Path(".pytest_cache/d/serving-models")
-        cache.mkdir(parents=True, exist_ok=True)
-        saved = models.cached(cache).absolute()
-        with JupyterServer(Path(folder) / "j") as jupyter:
-            wish = {"path": str(saved / "half_plus_two" / "1"), "name": "half"}
-            deployed = ask(jupyter, "POST", "/serving/api/instances/default/models", wish)
-            assert deployed.status == 200, deployed.body
-            rest = ask(jupyter, "GET", "/serving/api/instances/default").json["endpoints"]["rest"]
-            predict = "/v1/models/half:predict"
-            direct, proxied = _Way(rest, predict, {}), _Way(jupyter.url, f"/serving/default{predict}", WITH_TOKEN)
-            for number in range(options.requests + options.requests // 10):
-                if number == options.requests // 10:
-                    direct.milliseconds.clear()
-                    proxied.milliseconds.clear()
-                direct.ask()
-                proxied.ask()
-            for name, way in (("direct", direct), ("proxied", proxied)):
-                ordered = sorted(way.milliseconds)
-                print(f"{name:8} p50 {quantile(ordered, 0.5):.3f} ms, p99 {quantile(ordered, 0.99):.3f} ms")
-                way.close()
-            added = statistics.median(proxied.milliseconds) - statistics.median(direct.milliseconds)
-            print(f"the proxy adds {added:.3f} ms to the median; the bar is 1 ms: {'met' if added <= 1 else 'missed'}")
+        measure(Path(folder) / "j", options.requests)
 
 
 if __name__ == "__main__":
