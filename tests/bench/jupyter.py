@@ -3,8 +3,8 @@
 A real Jupyter server with `warm_start`, a real kernel, cells as a user types them. Measured are
 
 - `%load_ext serving_workbench` in fresh kernels, by the kernel's own clock,
-- `%serve model` of Keras models that were just made, digits by digits: from the request that runs the cell to the reply,
-  with a prediction in the same cell that must be the model's own,
+- `%serve model` of Keras models that were just trained: from the request that runs the cell to its reply, with a
+  prediction in the same cell that must be the model's own,
 - what the extension's proxy adds to a REST request (`tests.bench.proxy`).
 """
 

@@ -18,7 +18,6 @@ import serving_workbench as sw
 from serving_server.tensors import to_array
 from serving_server.wire import tfrecord
 from serving_server.wire.messages import PredictionLog
-from serving_workbench import deploy
 from serving_workbench.client import PredictClient
 from serving_workbench.warmup_requests import WARMUP_FILE
 from tests.servers import wait_until
@@ -215,20 +214,6 @@ def test_an_explicit_version(serve: Callable[..., sw.ServedModel], source: Sourc
     assert serve(source("half_plus_two")).version == 21
 
 
-def test_two_deploys_at_once_both_succeed(
-    serve: Callable[..., sw.ServedModel], source: Source, warm: str, name: str
-) -> None:
-    serve(source("half_plus_two"))
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(serve, source("half_plus_two", 2)) for _ in range(2)]
-        versions = sorted(job.result().version or 0 for job in jobs)
-    assert versions == [2, 3]
-    served = sw.connect(name, warm)
-    assert isinstance(served, sw.ServedModel)
-    assert served.serving_version == 3
-    served.server.close()
-
-
 def test_a_swap_under_load_loses_no_request(serve: Callable[..., sw.ServedModel], source: Source, name: str) -> None:
     served = serve(source("half_plus_two", 1))
     stop = threading.Event()
@@ -304,28 +289,6 @@ def test_a_first_version_that_fails_leaves_no_model(
         serve(broken)
     with pytest.raises(sw.ModelNotServedError, match=name):
         sw.connect(name, warm)
-
-
-@pytest.mark.parametrize("where", ["prove", "wait_available", "wait_serving"])
-def test_an_interrupt_undoes_everything(
-    serve: Callable[..., sw.ServedModel],
-    source: Source,
-    tmp_path: Path,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-) -> None:
-    served = serve(source("half_plus_two"))
-
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(deploy, where, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            serve(source("half_plus_two", 2))
-    wait_until(lambda: served.serving_version == 1, what="version 1 to serve")
-    assert_untouched(served, tmp_path / name)
 
 
 def test_time_runs_out_with_what_was_last_seen(

@@ -16,7 +16,8 @@ import pytest
 
 from serving_workbench.errors import PublishError
 from serving_workbench.files import describe_access, ensure_free_space, human_bytes
-from serving_workbench.publish import Publication, check_model_name, next_version, quarantine, versions_on_disk
+from serving_workbench.publish import Publication, check_model_name, deployers, next_version, versions_on_disk
+from serving_workbench.rejected import clear_rejected, quarantine, rejected_versions
 
 
 class Usage(NamedTuple):
@@ -154,6 +155,61 @@ def test_a_rejected_number_is_not_used_again(tmp_path: Path) -> None:
     assert kept.name.startswith(".rejected-2-")
     assert versions_on_disk(tmp_path) == [1]
     assert next_version(tmp_path) == 3
+
+
+def test_rejected_versions_are_kept_with_the_reason_until_they_are_cleared(tmp_path: Path) -> None:
+    for reason in ("it did not load", "it answers differently"):
+        quarantine(publish(tmp_path), reason, "load")
+    (tmp_path / ".rejected-7-20251231T235959").mkdir()  # by hand, or before reasons were written down
+    found = rejected_versions(tmp_path)
+    assert [(each.version, each.step, each.reason) for each in found] == [
+        (1, "load", "it did not load"),
+        (2, "load", "it answers differently"),
+        (7, "", "the reason was not written down"),
+    ]
+    assert found[2].at == "2025-12-31T23:59:59"
+    assert next_version(tmp_path) == 8
+    with pytest.raises(PublishError, match=r"no rejected version 3; rejected are: 1, 2, 7"):
+        clear_rejected(tmp_path, 3)
+    assert clear_rejected(tmp_path, 2) == [2]
+    assert clear_rejected(tmp_path) == [1, 7]
+    assert list(tmp_path.iterdir()) == []
+    assert clear_rejected(tmp_path) == []
+    assert rejected_versions(tmp_path / "nowhere") == []
+
+
+def test_a_number_that_is_rejected_twice_in_a_second_is_kept_twice(tmp_path: Path) -> None:
+    kept = {quarantine(publish(tmp_path, 4)) for _ in range(3)}
+    assert len(kept) == 3
+    assert [each.version for each in rejected_versions(tmp_path)] == [4, 4, 4]
+
+
+def test_others_see_who_deploys_until_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "Work/Digits.ipynb")
+    with Publication(tmp_path) as first:
+        assert first.others == []
+        first.commit()
+        with Publication(tmp_path) as second:
+            (seen,) = second.others
+            assert (seen.version, str(seen)) == (1, f"notebook 'Work/Digits.ipynb' (process {os.getpid()})")
+            assert [each.version for each in deployers(tmp_path, besides=1)] == [2]
+    assert deployers(tmp_path) == []
+
+
+def test_what_is_taken_back_leaves_nothing(tmp_path: Path) -> None:
+    with Publication(tmp_path) as publication:
+        publication.commit()
+        publication.take_back()
+        publication.take_back()
+        assert versions_on_disk(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_deployer_leaves_a_version_of_which_nobody_has_said_that_it_is_good(tmp_path: Path) -> None:
+    publish(tmp_path)
+    (tmp_path / ".reserved-1").write_text(f'{{"pid": {max(psutil.pids()) + 100_000}, "create_time": 1.0}}')
+    with Publication(tmp_path) as publication:
+        assert (publication.abandoned, publication.version) == ([1], 2)
 
 
 def test_what_a_killed_deployer_left_is_removed(tmp_path: Path) -> None:

@@ -10,7 +10,11 @@
     available  the hold ends: unversioned requests move to it, the old version drains
 
 A hold keeps a version out of unversioned requests. When a step fails, the folder is moved out of the server's sight and
-the hold dropped, in this order, so that the version that answered before never stops answering.
+the hold dropped, in this order, so that the version that answered before never stops answering. An interrupt does the
+same at each step but the last, which is one request to the server: then it comes after the deploy.
+
+Others may deploy the same model at the same time. Each gets a number of its own, the highest that is proved answers in
+the end, and each is told of the others (`ServedModel.messages`).
 """
 
 from __future__ import annotations
@@ -27,10 +31,13 @@ from serving_workbench.errors import ControlError, DeployError, WorkbenchError
 from serving_workbench.export import check_model, export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
+from serving_workbench.interrupts import uninterrupted
 from serving_workbench.progress import Progress
 from serving_workbench.prove import Proof, Question, prove, questions
-from serving_workbench.publish import Publication, check_model_name, quarantine, versions_on_disk
-from serving_workbench.server import Server
+from serving_workbench.publish import Publication, check_model_name, deployers, versions_on_disk
+from serving_workbench.records import deploy_lock
+from serving_workbench.rejected import quarantine
+from serving_workbench.server import Server, stop_when_idle
 from serving_workbench.waiting import find_version, wait_available, wait_serving
 from serving_workbench.warmup_requests import add_warmup, check_warmup, write_warmup
 
@@ -38,6 +45,10 @@ __all__ = ["serve"]
 
 #: Seconds for the server to let go of a version that was rejected.
 _WITHDRAW_SECONDS = 10.0
+#: Seconds for a server that somebody ends at this moment.
+_STOPPED_SECONDS = 30.0
+#: Seconds for unversioned requests to move to a version that is loaded and proved: an interrupt waits for that.
+_PROMOTE_SECONDS = 10.0
 
 
 def serve(
@@ -102,21 +113,21 @@ def serve(
     check_model(model)
     limits = tolerance_pair(tolerance)
     check_warmup(warmup)
-    with Progress(f"serve {name}", enabled=progress) as steps:
+    with Progress(f"serve {name}", enabled=progress) as steps, deploy_lock(instance, _STOPPED_SECONDS) as lock:
+        started = False
         try:
             steps.step("launch")
             started = Server.find(instance) is None
             folder = None if root is None else Path(root).expanduser().absolute()
             server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
-            try:
-                deployment = _Deployment(server, name, folder, steps, timeout)
-                return deployment.run(model, version, signatures, sample, limits, warmup)
-            except BaseException:
-                if started and not server.models():
-                    server.stop()
-                raise
-        except WorkbenchError as error:
-            error.step = error.step or steps.current
+            deployment = _Deployment(server, name, folder, steps, timeout)
+            return deployment.run(model, version, signatures, sample, limits, warmup)
+        except BaseException as error:
+            if isinstance(error, WorkbenchError):
+                error.step = error.step or steps.current
+            if started:
+                with uninterrupted(), _noted(error, "The server that was started for it could not be stopped"):
+                    stop_when_idle(instance, lock)
             raise
 
 
@@ -132,6 +143,7 @@ class _Deployment:
         self._before = self._known_model()
         self._added = False
         self._moved = False
+        self._pinned: dict[str, Any] | None = None
         self._base = self._base_path(root)
 
     def _known_model(self) -> dict[str, Any] | None:
@@ -160,20 +172,60 @@ class _Deployment:
     ) -> ServedModel:
         self.steps.step("export")
         with Publication(self._base, version, above=self._known_versions(version)) as publication:
+            self._reject_abandoned(publication)
             exported = export_model(model, publication.staging, signatures)
             found = savedmodel.validate(publication.staging)
             asked = questions(found, exported.references, sample, compare=tolerance is not None)
             self._add_warmup(publication, asked[0], warmup)
+            promoted = False
             try:
-                proofs = self._put_into_service(publication, asked, tolerance or DEFAULT_TOLERANCE)
+                deadline, proofs = self._prove_beside(publication, asked, tolerance or DEFAULT_TOLERANCE)
+                self.steps.step("available")
+                with uninterrupted():
+                    serving = self._promote(publication.version, min(deadline, time.monotonic() + _PROMOTE_SECONDS))
+                    promoted = True
             except BaseException as error:
-                self._withdraw(publication, error)
+                if not promoted:
+                    with uninterrupted():
+                        self._withdraw(publication, error)
                 raise
+            messages = self._about_others(publication, serving)
         self.server.client.forget(self.name)
         self.steps.finish()
         return ServedModel(
-            self.server, self.name, version=publication.version, proofs=proofs, seconds=self.steps.seconds
+            self.server,
+            self.name,
+            version=publication.version,
+            proofs=proofs,
+            seconds=self.steps.seconds,
+            messages=messages,
         )
+
+    def _about_others(self, publication: Publication, serving: int) -> list[str]:
+        """Return what there is to tell of others who deploy this model at the same time."""
+        version, messages = publication.version, []
+        if serving != version:
+            messages.append(
+                f"Version {serving} of '{self.name}', deployed meanwhile, answers now; version {version} is proved and "
+                f"kept: rollback(to={version}) would have it answer."
+            )
+        others = {each.version: each for each in (*publication.others, *deployers(publication.folder, besides=version))}
+        for number, other in others.items():
+            if number != serving:
+                then = "; it will answer when it is proved" if number > version else ""
+                messages.append(f"Version {number} of '{self.name}' is deployed at the same time, by {other}{then}.")
+        return messages
+
+    def _reject_abandoned(self, publication: Publication) -> None:
+        """Move versions away whose deployers were killed before the proof; the server still holds them."""
+        versions = [] if self._before is None else self._before["versions"]
+        for found in versions:
+            number = int(found["version"])
+            path = publication.folder / str(number)
+            if number in publication.abandoned and found.get("held") and path.is_dir():
+                quarantine(path, "its deploy was killed before it was proved", "prove")
+                self._unload(number)
+                self.control.release(self.name, number)
 
     def _known_versions(self, wanted: int | None) -> int:
         """Return the highest version the server knows of this model, wherever its files are or were (0: none)."""
@@ -207,9 +259,10 @@ class _Deployment:
         published = versions_on_disk(self._base)
         return self._base / str(published[-1]) if published else None
 
-    def _put_into_service(
+    def _prove_beside(
         self, publication: Publication, asked: list[Question], tolerance: tuple[float, float]
-    ) -> list[Proof]:
+    ) -> tuple[float, list[Proof]]:
+        """Publish the version, have it loaded beside the one that answers, prove it; return the deadline and proofs."""
         self.steps.step("publish")
         if self._before is None:
             self._added = True
@@ -227,34 +280,38 @@ class _Deployment:
         wait_available(self.control, self.name, publication.version, deadline, self.steps.step)
         self.steps.step("prove")
         patience = max(1.0, deadline - time.monotonic())
-        proofs = prove(self.server.client, self.name, publication.version, asked, tolerance, patience)
-        self.steps.step("available")
-        self._promote(publication.version, deadline)
-        return proofs
+        return deadline, prove(self.server.client, self.name, publication.version, asked, tolerance, patience)
 
-    def _promote(self, version: int, deadline: float) -> None:
-        """Let unversioned requests move to a proved version; a rollback's pin ends with it."""
+    def _promote(self, version: int, deadline: float) -> int:
+        """Let unversioned requests move to a proved version; a rollback's pin ends with it. Return what answers."""
         pinned = self.control.model(self.name)["policy"].get("specific")
         if pinned is not None:
             # Both wanted while they change places. With `latest` set first, a version between the two would be loaded
             # and served for a moment.
+            self._pinned = {"specific": pinned}
             self.control.put_policy(self.name, {"specific": {"versions": [*pinned["versions"], version]}})
         self.control.release(self.name, version)
-        wait_serving(self.control, self.name, version, deadline, newer=True)
+        serving = wait_serving(self.control, self.name, version, deadline, newer=True)
         if pinned is not None:
             before = {} if self._before is None else self._before["policy"]
             after = {"latest": {"num_versions": 1}} if not before or "specific" in before else before
             self.control.put_policy(self.name, after)
+        return serving
 
     # --- back to what was before ---
 
     def _withdraw(self, publication: Publication, error: BaseException) -> None:
-        """Undo whatever `_put_into_service` did; what cannot be undone is noted on the error, never raised over it."""
+        """Undo `_prove_beside` and `_promote`; what cannot be undone is noted on the error, never raised over it.
+
+        A version that failed is kept, out of sight, with the reason; one whose deploy was interrupted is removed.
+        """
         version = publication.version
         notes = []
-        if publication.final.exists() and not publication.staging.exists():
-            with _noted(error, f"Version {version} could not be moved away"):
-                kept = quarantine(publication.final)
+        with _noted(error, f"Version {version} could not be moved away"):
+            if not isinstance(error, Exception):
+                publication.take_back()
+            elif publication.final.exists() and not publication.staging.exists():
+                kept = quarantine(publication.final, str(error), self.steps.current or "")
                 notes.append(f"Its files were moved to '{kept}'.")
         with _noted(error, f"The server could not be told to forget version {version}"):
             serving = self._forget(version)
@@ -273,6 +330,8 @@ class _Deployment:
             return None
         if self._moved and self._before is not None:
             self.control.put_model(self.name, self._before["base_path"], policy=self._before["policy"])
+        elif self._pinned is not None:
+            self.control.put_policy(self.name, self._pinned)
         # Unloaded first: dropping the hold of a loaded version would put it into service.
         self._unload(version)
         self.control.release(self.name, version)

@@ -49,6 +49,8 @@ def _facts(model: ServedModel, serving: int | None) -> dict[str, str]:
         facts["proved"] = "; ".join(map(str, model.proofs))
     if model.seconds:
         facts["deployed in"] = f"{sum(model.seconds.values()):.1f} s ({', '.join(_durations(model))})"
+    if model.messages:
+        facts["meanwhile"] = " ".join(model.messages)
     return facts
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from serving_workbench import savedmodel
 from serving_workbench.errors import ExportError, WorkbenchError
 from serving_workbench.files import can, disk_errors, ensure_free_space, no_space_error
+from serving_workbench.rejected import REASON_FILE
 
 __all__ = ["Exported", "NotComparableError", "Reference", "check_model", "export_model", "kind_of"]
 
@@ -174,7 +175,8 @@ def _copy(source: Path, destination: Path) -> None:
     with disk_errors(destination, "copy the SavedModel to"):
         ensure_free_space(destination, size)
         try:
-            shutil.copytree(source, destination, dirs_exist_ok=True)
+            # A rejected version may be tried once more; why it was rejected is not part of it.
+            shutil.copytree(source, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns(REASON_FILE))
         except shutil.Error as error:  # a list of (source, destination, reason): show the first
             first = error.args[0][0]
             if "No space left" in str(first[2]):

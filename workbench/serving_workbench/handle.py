@@ -9,8 +9,11 @@ from typing import Any
 
 from serving_server.signatures import Signature
 from serving_workbench.errors import ControlError, DeployError, ModelNotServedError, WorkbenchError
+from serving_workbench.interrupts import uninterrupted
 from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
+from serving_workbench.records import deploy_lock
+from serving_workbench.rejected import RejectedVersion, clear_rejected, rejected_versions
 from serving_workbench.server import Server, version_rows
 from serving_workbench.tables import Table
 from serving_workbench.waiting import wait_serving
@@ -36,6 +39,8 @@ class ServedModel:
         What the deploy showed, by signature; empty after `connect`.
     seconds : dict of str to float
         How long each step of the deploy took.
+    messages : list of str
+        What else there is to tell of the deploy: others who deployed the model at the same time.
     """
 
     def __init__(
@@ -46,12 +51,14 @@ class ServedModel:
         version: int | None,
         proofs: Sequence[Proof] = (),
         seconds: Mapping[str, float] | None = None,
+        messages: Sequence[str] = (),
     ) -> None:
         self.server = server
         self.name = name
         self.version = version
         self.proofs = list(proofs)
         self.seconds = dict(seconds or {})
+        self.messages = list(messages)
 
     # --- where ---
 
@@ -144,7 +151,17 @@ class ServedModel:
         """Every version the server knows as a table; ``.data`` is the control channel's whole answer."""
         model = self.describe()
         title = f"{self.name}: {_policy_text(model['policy'])}, from {model['base_path']}"
-        return Table(version_rows(model), _COLUMNS, title, model)
+        rows = version_rows(model)
+        if any(row["state"] == "REJECTED" for row in rows):
+            title += f"; sw.connect({self.name!r}).clear_rejected() deletes what was rejected"
+        return Table(rows, _COLUMNS, title, model)
+
+    def rejected(self) -> list[RejectedVersion]:
+        """Return the versions that were not put into service, with the reasons; lowest number first.
+
+        They lie hidden in the model's folder, where no server loads them, until `clear_rejected`.
+        """
+        return rejected_versions(Path(self.describe()["base_path"]))
 
     def logs(self, n: int = 100) -> str:
         """Return the last `n` lines of the server's log."""
@@ -176,15 +193,17 @@ class ServedModel:
         serving = model["serving_version"]
         target = self._rollback_target(to, versions_on_disk(Path(model["base_path"])), serving)
         control = self.server.control
-        control.put_policy(self.name, {"specific": {"versions": [target]}})
         try:
+            # One request: the server loads that version, lets it answer, then drains the present one, also without us.
+            control.put_policy(self.name, {"specific": {"versions": [target]}})
             control.poll(self.name)
             wait_serving(control, self.name, target, time.monotonic() + timeout)
         except BaseException as error:
-            try:
-                control.put_policy(self.name, model["policy"])
-            except WorkbenchError as second:
-                error.add_note(f"The version policy could not be set back: {second}")
+            with uninterrupted():
+                try:
+                    control.put_policy(self.name, model["policy"])
+                except WorkbenchError as second:
+                    error.add_note(f"The version policy could not be set back: {second}")
             raise
         self.server.client.forget(self.name)
         self.version = target
@@ -253,6 +272,20 @@ class ServedModel:
             )
         return older[-1]
 
+    def clear_rejected(self, version: int | None = None) -> list[int]:
+        """Delete the files of rejected versions, or of one of them; return their numbers.
+
+        Raises
+        ------
+        PublishError
+            There is none of that number, or its files cannot be deleted.
+        """
+        return clear_rejected(Path(self.describe()["base_path"]), version)
+
+    def close(self) -> None:
+        """Close the connection to the server, which runs on. Idempotent; asking again opens another."""
+        self.server.close()
+
     def stop(self) -> None:
         """Stop serving this model; the server ends with its last one. Its files stay. Idempotent."""
         if not self.server.is_running():
@@ -263,9 +296,10 @@ class ServedModel:
         except ControlError as error:
             if error.code != "NOT_FOUND":
                 raise
-        if not self.server.models():
-            self.server.stop()
-            return
+        with deploy_lock(self.server.name, wait=0) as lock:
+            if lock.take(0) and not self.server.models():  # else somebody is about to deploy into it
+                self.server.stop()
+                return
         self._wait(lambda: self.name not in self.server.models(), "unloaded")
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from serving_workbench import logfile
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import LaunchError
+from serving_workbench.interrupts import uninterrupted
 from serving_workbench.jupyter_server import ask_to_start
 from serving_workbench.ownership import Owner, find_owner, in_kernel
 from serving_workbench.records import Record, read_record, record_path, start_lock
@@ -95,29 +96,39 @@ def _start(instance: str, path: Path, root: Path | None, keep: bool, timeout: fl
     log = logfile.log_path(path)
     with _lifeline(owner) as (read_end, write_end), _fresh_log(log) as output:
         command = _command(instance, path, root, log, owner, read_end)
+        process: subprocess.Popen[bytes] | None = None
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=() if read_end is None else (read_end,),
-                start_new_session=True,
-                cwd=path.parent,  # the notebook's folder may hold a module that shadows one of ours, or vanish
-                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
-            )
-        except OSError as error:
-            raise LaunchError(f"'{command[0]}' cannot be run: {error.strerror}.", step="launch") from error
-        try:
+            # An interrupt between the start and here would leave a process that nobody knows of.
+            with uninterrupted():
+                process = _run(command, path.parent, output, read_end)
             record = _wait_for_record(process, instance, path, log, timeout)
+            with uninterrupted():
+                threading.Thread(
+                    target=_reap, args=(process, write_end), name=f"reap-serving-{process.pid}", daemon=True
+                ).start()
+                return record
         except BaseException:
             # KeyboardInterrupt included: a server that nobody waits for is a server that nobody knows of.
-            _end(process)
+            if process is not None:
+                with uninterrupted():
+                    _end(process)
             raise
-        threading.Thread(
-            target=_reap, args=(process, write_end), name=f"reap-serving-{process.pid}", daemon=True
-        ).start()
-    return record
+
+
+def _run(command: list[str], folder: Path, output: int, read_end: int | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=() if read_end is None else (read_end,),
+            start_new_session=True,
+            cwd=folder,  # the notebook's folder may hold a module that shadows one of ours, or vanish
+            env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
+        )
+    except OSError as error:
+        raise LaunchError(f"'{command[0]}' cannot be run: {error.strerror}.", step="launch") from error
 
 
 def _reap(process: subprocess.Popen[bytes], write_end: int | None) -> None:

@@ -5,9 +5,9 @@ version gets its number only by a rename of a finished, fsynced folder on the sa
 
 ==================================  ================================================================
 ``<n>``                             a published version
-``.reserved-<n>``                   a deployer holds number n; the file says which process
+``.reserved-<n>``                   a deployer holds number n until its deploy is over; the file says which process
 ``.publishing-<n>-<pid>-<random>``  a version being written
-``.rejected-<n>-<time>``            a version that was published, failed its proof or load, and was moved away
+``.rejected-<n>-<time>``            a version that failed its load or proof (`serving_workbench.rejected`)
 ==================================  ================================================================
 """
 
@@ -18,18 +18,19 @@ import os
 import re
 import secrets
 import shutil
-import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
 from serving_workbench.errors import PublishError
 from serving_workbench.files import disk_errors, fsync_folder, fsync_tree
+from serving_workbench.interrupts import uninterrupted
 
-__all__ = ["Publication", "check_model_name", "next_version", "quarantine", "versions_on_disk"]
+__all__ = ["Deployer", "Publication", "check_model_name", "deployers", "next_version", "versions_on_disk"]
 
 MAX_NAME_LENGTH = 128
 MAX_VERSION = 2**63 - 1
@@ -94,14 +95,35 @@ def next_version(folder: Path) -> int:
     return max(taken, default=0) + 1
 
 
-def quarantine(version_folder: Path) -> Path:
-    """Move a published version out of the server's sight, keeping it for a look: `<n>` -> `.rejected-<n>-<time>`."""
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    target = version_folder.with_name(f".rejected-{version_folder.name}-{stamp}")
-    with disk_errors(version_folder, "move away the rejected version"):
-        version_folder.rename(target)
-        fsync_folder(version_folder.parent)
-    return target
+@dataclass(frozen=True)
+class Deployer:
+    """A process that holds a version number: it writes that version, or has the server load and prove it.
+
+    Attributes
+    ----------
+    version : int
+    pid : int
+    notebook : str
+        Of the Jupyter session, as its path; empty for others.
+    """
+
+    version: int
+    pid: int
+    notebook: str = ""
+
+    def __str__(self) -> str:
+        return f"notebook '{self.notebook}' (process {self.pid})" if self.notebook else f"process {self.pid}"
+
+
+def deployers(folder: Path, *, besides: int | None = None) -> list[Deployer]:
+    """Return who deploys into a model's folder at this moment, lowest version first, but for one version."""
+    found = []
+    for path in folder.glob(".reserved-*"):
+        owner = _living_owner(path)
+        number = _TAKEN.fullmatch(path.name)
+        if isinstance(owner, dict) and number is not None and int(number[1]) != besides:
+            found.append(Deployer(int(number[1]), int(owner["pid"]), str(owner.get("notebook") or "")))
+    return sorted(found, key=lambda each: each.version)
 
 
 class Publication:
@@ -119,11 +141,15 @@ class Publication:
     Attributes
     ----------
     version : int
-        The number, reserved from ``__enter__`` on: no other deployer gets it.
+        The number, reserved until ``__exit__``: no other deployer gets it, and others see that we are at it.
     staging : Path
         Hidden folder on the same file system, to be filled before `commit`.
     final : Path
         Where `commit` puts it.
+    others : list of Deployer
+        Who else was deploying into this folder on ``__enter__``.
+    abandoned : list of int
+        Versions there whose deployers were killed before they were done: nobody has said that they are good.
 
     Examples
     --------
@@ -141,20 +167,27 @@ class Publication:
         self.version = 0
         self.staging = self.folder
         self.final = self.folder
+        self.others: list[Deployer] = []
+        self.abandoned: list[int] = []
 
     def __enter__(self) -> Self:
         try:
-            self._create_folder()
-            _clean_abandoned(self.folder)
-            self.version = self._reserve()
-            self.final = self.folder / str(self.version)
-            self.staging = self.folder / f".publishing-{self.version}-{os.getpid()}-{secrets.token_hex(4)}"
-            with disk_errors(self.staging, "create the hidden folder"):
-                self.staging.mkdir()
+            with uninterrupted():
+                self._begin()
         except BaseException:
             self._withdraw()
             raise
         return self
+
+    def _begin(self) -> None:
+        self._create_folder()
+        self.abandoned = _clean_abandoned(self.folder)
+        self.version = self._reserve()
+        self.others = deployers(self.folder, besides=self.version)
+        self.final = self.folder / str(self.version)
+        self.staging = self.folder / f".publishing-{self.version}-{os.getpid()}-{secrets.token_hex(4)}"
+        with disk_errors(self.staging, "create the hidden folder"):
+            self.staging.mkdir()
 
     def _create_folder(self) -> None:
         missing = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
@@ -207,7 +240,11 @@ class Publication:
 
     def _try_reserve(self, number: int) -> bool:
         path = self.folder / f".reserved-{number}"
-        owner = {"pid": os.getpid(), "create_time": psutil.Process().create_time()}
+        owner = {
+            "pid": os.getpid(),
+            "create_time": psutil.Process().create_time(),
+            "notebook": os.environ.get("JPY_SESSION_NAME"),  # as Jupyter's server tells its kernels
+        }
         with disk_errors(path, "reserve a version number in"):
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -247,13 +284,20 @@ class Publication:
             self.staging.rename(self.final)
             fsync_folder(self.folder)
         self._created.clear()
-        self._drop_reservation()
         return self.final
+
+    def take_back(self) -> None:
+        """Undo `commit`: out of the server's sight in one rename; ``__exit__`` removes the files. Idempotent."""
+        if self.final.exists() and not self.staging.exists():
+            with disk_errors(self.final, "take back"):
+                self.final.rename(self.staging)
+                fsync_folder(self.folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._withdraw()
+        with uninterrupted():
+            self._withdraw()
 
     def _withdraw(self) -> None:
         """Remove whatever is not published; harmless after `commit`."""
@@ -272,24 +316,31 @@ class Publication:
             self._reservation = None
 
 
-def _clean_abandoned(folder: Path) -> None:
-    """Remove what deployers left that were killed: their reservations and half-written folders."""
+def _clean_abandoned(folder: Path) -> list[int]:
+    """Remove what deployers left that were killed: reservations, half-written folders; return what they published."""
     with disk_errors(folder, "look into"):
         children = list(folder.iterdir())
+    published = []
     for child in children:
-        if child.name.startswith(".reserved-") and not _reserved_by_living(child):
+        number = _TAKEN.fullmatch(child.name)
+        if number is not None and child.name.startswith(".reserved-") and _living_owner(child) is None:
             child.unlink(missing_ok=True)
+            if (folder / number[1]).is_dir():
+                published.append(int(number[1]))
         found = _PUBLISHING.fullmatch(child.name)
         if found and not psutil.pid_exists(int(found[1])):
             shutil.rmtree(child, ignore_errors=True)
+    return published
 
 
-def _reserved_by_living(path: Path) -> bool:
+def _living_owner(path: Path) -> dict[str, Any] | str | None:
+    """Return what a reservation says of its process: None when that is gone, text when it cannot be judged."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["create_time"]) < 1)
+        if abs(psutil.Process(owner["pid"]).create_time() - owner["create_time"]) < 1:
+            return dict(owner)
+        return None
     except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
+        return None
     except (ValueError, KeyError, TypeError, OSError, psutil.AccessDenied):
-        # Just created and not yet written, or not ours to judge: taken as held.
-        return True
+        return "just created and not yet written, or another user's: taken as held"

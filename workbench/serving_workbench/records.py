@@ -18,7 +18,6 @@ import json
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,11 +28,13 @@ import psutil
 
 from serving_workbench.errors import LaunchError, RecordError
 from serving_workbench.files import describe_access
+from serving_workbench.locks import LockFile, lock_file
 
 __all__ = [
     "Record",
     "delete_if_stale",
     "delete_record",
+    "deploy_lock",
     "is_alive",
     "list_instances",
     "read_record",
@@ -243,25 +244,24 @@ def start_lock(instance: str, wait: float) -> Iterator[bool]:
     bool
         False when another process still holds it.
     """
-    import fcntl  # not on Windows, where launch has already said so
+    with lock_file(record_path(instance).with_suffix(".start.lock"), wait) as lock:
+        yield lock.held
 
-    path = record_path(instance).with_suffix(".start.lock")
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + wait
-    try:
-        held = False
-        while not held:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                # A blocking flock could not be bounded in time without a signal.
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(0.05)
-        yield held
-    finally:
-        os.close(descriptor)
+
+@contextmanager
+def deploy_lock(instance: str, wait: float) -> Iterator[LockFile]:
+    """Share the instance's deploy lock with others who deploy into it.
+
+    Whoever wants to end a server that serves nothing takes it for himself first (`LockFile.take`): then nobody is about
+    to deploy into it.
+
+    Parameters
+    ----------
+    wait : float
+        Seconds to wait for a server that is being ended.
+    """
+    with lock_file(record_path(instance).with_suffix(".deploy.lock"), wait, shared=True) as lock:
+        yield lock
 
 
 def delete_if_stale(instance: str) -> bool:

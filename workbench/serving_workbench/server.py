@@ -14,10 +14,12 @@ from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
 from serving_workbench.launch import launch
+from serving_workbench.locks import LockFile
 from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
+from serving_workbench.rejected import rejected_versions
 from serving_workbench.tables import Table
 
-__all__ = ["Server", "stop_instance"]
+__all__ = ["Server", "stop_instance", "stop_when_idle", "version_rows"]
 
 _STATUS_COLUMNS = ("model", "version", "state", "serving", "step", "requests in flight", "restarts", "error")
 _POLL_SECONDS = 0.02
@@ -272,19 +274,46 @@ def stop_instance(instance: str = "default", timeout: float = 15.0) -> bool:
     return Server(record).stop(timeout)
 
 
+def stop_when_idle(instance: str, lock: LockFile) -> bool:
+    """Stop a server that serves no model, unless somebody is about to deploy into it; return whether it was stopped.
+
+    Parameters
+    ----------
+    lock : LockFile
+        The caller's share of the deploy lock (see `serving_workbench.records.deploy_lock`); given up.
+    """
+    if not lock.take(0):
+        return False
+    server = Server.find(instance)
+    return server is not None and not server.models() and server.stop()
+
+
 def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one table row per version of a model as the control channel describes it."""
-    return [
+    """Return one table row per version of a model as the control channel describes it, then the rejected ones."""
+    rejected = rejected_versions(Path(model["base_path"]))
+    gone = {found.version for found in rejected}
+    rows = [
         {
             "model": model["name"],
             "version": version["version"],
             "state": version["state"],
-            "serving": "yes" if version["version"] == model["serving_version"] else None,
+            "serving": "yes" if version["version"] == model["serving_version"] else "held" if version["held"] else None,
             "step": version.get("step"),
             "requests in flight": version.get("requests_in_flight"),
             "restarts": version.get("restarts") or None,
             "error": version.get("error_message") or None,
-            "held": version.get("held", False),
+            "held": version["held"],
         }
         for version in model["versions"]
+        if version["state"] != "END" or version["version"] not in gone
+    ]
+    return rows + [
+        {
+            "model": model["name"],
+            "version": found.version,
+            "state": "REJECTED",
+            "step": found.step or None,
+            "error": found.reason.partition("\n")[0],
+        }
+        for found in rejected
     ]

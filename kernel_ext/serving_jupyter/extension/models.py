@@ -10,7 +10,7 @@ from serving_workbench.errors import ControlError
 
 __all__ = ["Models", "models_of", "put_labels", "put_models"]
 
-#: By model name: its folder, policy, batching parameters and labels.
+#: By model name: its folder, policy, batching parameters and labels, the versions held and the one that answers.
 Models = dict[str, dict[str, Any]]
 
 _FIELDS: Final = ("base_path", "policy", "batching", "labels")
@@ -21,7 +21,14 @@ _POLL_SECONDS: Final = 0.2
 
 def models_of(status: dict[str, Any]) -> Models:
     """Return what is needed to set up the models of a control channel's status again."""
-    return {name: {field: model.get(field) for field in _FIELDS} for name, model in status["models"].items()}
+    return {
+        name: {
+            **{field: model.get(field) for field in _FIELDS},
+            "held": [version["version"] for version in model["versions"] if version["held"]],
+            "serving": model["serving_version"],
+        }
+        for name, model in status["models"].items()
+    }
 
 
 def put_models(control: ControlClient, models: Models) -> list[str]:
@@ -34,10 +41,21 @@ def put_models(control: ControlClient, models: Models) -> list[str]:
     for name, model in models.items():
         if name not in known:
             try:
-                control.put_model(name, model["base_path"], policy=model["policy"], batching=model["batching"])
+                _put_model(control, name, model)
             except ControlError as error:
                 problems.append(f"Model '{name}' was not put back: {error}")
     return problems
+
+
+def _put_model(control: ControlClient, name: str, model: dict[str, Any]) -> None:
+    held = model["held"]
+    # A version that nobody has proved yet must not be taken for the newest before it is held again.
+    first = {"specific": {"versions": [] if model["serving"] is None else [model["serving"]]}}
+    control.put_model(name, model["base_path"], policy=first if held else model["policy"], batching=model["batching"])
+    for version in held:
+        control.hold(name, version)
+    if held:
+        control.put_policy(name, model["policy"])
 
 
 def put_labels(control: ControlClient, models: Models) -> list[str]:
