@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,12 +62,17 @@ def one(jupyter: JupyterServer, models_dir: Path) -> Answer:
     body = {"path": str(models_dir / "half_plus_two" / "1"), "name": "half"}
     deployed = ask(jupyter, "POST", f"{ONE}/models", body)
     assert deployed.status == 200, deployed.body
-    assert deployed.json["version"] == 1
+    assert (deployed.json["version"], deployed.json["messages"]) == (1, [])
     return started
 
 
 def the_model(jupyter: JupyterServer) -> Any:
     return ask(jupyter, "GET", ONE).json["status"]["models"]["half"]
+
+
+def versions(jupyter: JupyterServer) -> list[tuple[int, str, bool]]:
+    """Of `half`: number, state, and whether it is held."""
+    return [(each["version"], each["state"], each["held"]) for each in the_model(jupyter)["versions"]]
 
 
 def end(jupyter: JupyterServer, instance: str) -> None:
@@ -260,8 +266,17 @@ def test_following_a_log_until_the_process_ends(jupyter: JupyterServer) -> None:
 # --- crashes ---
 
 
-def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Answer) -> None:
+def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Answer, models_dir: Path) -> None:
     before = believed(jupyter, "one")
+    # What was rejected, and what nobody has proved yet, does not come back as the newest version.
+    broken = Path(shutil.copytree(models_dir / "half_plus_two" / "2", jupyter.folder / "broken"))
+    (broken / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+    refused = ask(jupyter, "POST", f"{ONE}/models", {"path": str(broken), "name": "half"})
+    assert (refused.status, "Version 1 still answers" in refused.message) == (409, True), refused.body
+    ControlClient.of(before).hold("half", 9)
+    shutil.copytree(models_dir / "half_plus_two" / "2", jupyter.folder / "m" / "half" / "9")
+    ControlClient.of(before).poll("half")
+    wait_until(lambda: (9, "AVAILABLE", True) in versions(jupyter), what="the version that is held")
     ask(jupyter, "PATCH", f"{ONE}/models/half/batching", {"max_batch_size": 8, "allowed_batch_sizes": [8]})
     ControlClient.of(before).request("PUT", "/models/half/labels", {"stable": 1})
     restarted = ask(jupyter, "POST", f"{ONE}/restart")  # by a person: it does not count as a crash
@@ -272,12 +287,14 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     assert ask(jupyter, "GET", f"{ONE}/models/half/batching").json["allowed_batch_sizes"] == [8]
 
     wait_until(lambda: the_model(jupyter)["labels"] == {"stable": 1}, 30, "the labels")
+    wait_until(lambda: (9, "AVAILABLE", True) in versions(jupyter), 30, "the version that is held")
 
     os.kill(restarted.json["pid"], signal.SIGKILL)
     wait_until(lambda: ask(jupyter, "GET", ONE).json["restarts"] == 1, what="the restart")
     again = wait_until(lambda: ask(jupyter, "GET", ONE).json.get("pid"), 30, what="the next process")
     leaks.allow(again)
     assert predict(jupyter, "one", "half") == [2.5, 3.0]
+    assert the_model(jupyter)["serving_version"] == 1
     assert believed(jupyter, "one").root == before.root
 
     os.kill(again, signal.SIGKILL)

@@ -57,7 +57,7 @@ class DeployRefusedError(Exception):
 
 
 async def deploy(wish: Deploy) -> dict[str, Any]:
-    """Run a deploy; return ``name``, ``version``, ``instance_id`` and ``seconds`` by step.
+    """Run a deploy; return ``name``, ``version``, ``instance_id``, ``seconds`` by step, and ``messages``.
 
     Raises
     ------
@@ -125,6 +125,7 @@ def _main() -> None:
             "version": served.version,
             "instance_id": served.server.instance_id,
             "seconds": served.seconds,
+            "messages": served.messages,
         }
         served.server.close()
     json.dump(answer, sys.stdout)
