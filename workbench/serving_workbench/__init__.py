@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DeployError,
         ExportError,
         LaunchError,
+        LoadError,
         ModelNotServedError,
         PredictError,
         ProofError,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         WorkbenchError,
     )
     from serving_workbench.handle import ServedModel, connect
+    from serving_workbench.load.result import LoadResult
+    from serving_workbench.load.testing import loadtest
     from serving_workbench.replay_result import ReplayResult
     from serving_workbench.replaying import replay
     from serving_workbench.server import Server
@@ -41,6 +44,8 @@ __all__ = [
     "DeployError",
     "ExportError",
     "LaunchError",
+    "LoadError",
+    "LoadResult",
     "ModelNotServedError",
     "PredictError",
     "ProofError",
@@ -55,6 +60,7 @@ __all__ = [
     "connect",
     "instances",
     "load_ipython_extension",
+    "loadtest",
     "logs",
     "replay",
     "serve",
@@ -71,6 +77,8 @@ _HOME = {
     "logs": "verbs",
     "status": "verbs",
     "stop": "verbs",
+    "LoadResult": "load.result",
+    "loadtest": "load.testing",
     "replay": "replaying",
     "ReplayResult": "replay_result",
     "Server": "server",

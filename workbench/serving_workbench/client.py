@@ -45,15 +45,20 @@ class PredictClient:
     ----------
     endpoint : str
         ``host:port``.
+    credentials : grpc.ChannelCredentials, optional
+        For a server with TLS.
 
     Notes
     -----
     Safe to use from several threads. `close` it, or use it as a context manager.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.endpoint = endpoint
-        self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
             f"{_SERVICE}Predict",
             request_serializer=PredictRequest.SerializeToString,

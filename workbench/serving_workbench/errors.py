@@ -11,6 +11,7 @@ __all__ = [
     "DeployError",
     "ExportError",
     "LaunchError",
+    "LoadError",
     "ModelNotServedError",
     "PredictError",
     "ProofError",
@@ -93,6 +94,20 @@ class PredictError(WorkbenchError):
     ----------
     code : str
         Name of the gRPC status; ``INVALID_ARGUMENT`` for inputs that were refused before sending.
+    """
+
+    def __init__(self, message: str, *, code: str, step: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, step=step, hint=hint)
+        self.code = code
+
+
+class LoadError(WorkbenchError):
+    """A load test could not begin: the server does not answer, or answers with an error.
+
+    Parameters
+    ----------
+    code : str
+        Name of the gRPC status, or ``HTTP 404`` and the like.
     """
 
     def __init__(self, message: str, *, code: str, step: str | None = None, hint: str | None = None) -> None:

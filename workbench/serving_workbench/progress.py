@@ -10,7 +10,7 @@ from typing import Any
 
 from serving_workbench.ownership import in_kernel
 
-__all__ = ["STEPS", "Progress"]
+__all__ = ["STEPS", "Progress", "make_bar"]
 
 #: Names of the steps in the order in which they happen; errors name one of these.
 STEPS = ("launch", "export", "publish", "detect", "load", "warm up", "prove", "available")
@@ -37,7 +37,7 @@ class Progress:
         self.current: str | None = None
         self._title = title
         self._began = 0.0
-        self._bar = _bar(title) if enabled else None
+        self._bar = make_bar(title, len(STEPS), "{desc}: {bar:12} {postfix} {elapsed}") if enabled else None
 
     def step(self, name: str) -> None:
         """Begin a step of `STEPS`; the one before is done. Repeating the current one changes nothing."""
@@ -73,7 +73,8 @@ class Progress:
             self._bar.close()
 
 
-def _bar(title: str) -> Any:
+def make_bar(title: str, total: float, bar_format: str) -> Any:
+    """Return a tqdm bar as notebooks and terminals show it; where there is neither, it shows nothing."""
     with warnings.catch_warnings():
         # Where ipywidgets is missing tqdm warns at import and falls back to text, which is what we want.
         warnings.simplefilter("ignore")
@@ -81,9 +82,9 @@ def _bar(title: str) -> Any:
     # tqdm's monitor thread would outlive the deploy; it only serves bars that are not refreshed by hand.
     quiet = type("_Bar", (kind,), {"monitor_interval": 0})
     return quiet(
-        total=len(STEPS),
+        total=total,
         desc=title,
-        bar_format="{desc}: {bar:12} {postfix} {elapsed}",
+        bar_format=bar_format,
         # None means: only on a terminal. A notebook is none, but can show the bar.
         disable=False if in_kernel() else None,
     )

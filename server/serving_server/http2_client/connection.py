@@ -93,6 +93,11 @@ class ClientConnection(ClientStreams):
         """Whether there is a socket."""
         return self._tick_timer is not None and not self._lost
 
+    @property
+    def usable(self) -> bool:
+        """Whether requests may begin; not after the server's GOAWAY, though calls may be in flight still."""
+        return not self._refusal and not self.closing and self.connected
+
     async def ready(self) -> None:
         """Wait for the server's SETTINGS; the caller bounds the wait.
 
