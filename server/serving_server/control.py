@@ -7,6 +7,7 @@ HTTP/1.1 with JSON bodies, on the same HTTP server as REST but never on the same
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -15,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
+
+import psutil
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.catalog import NEW_MODEL_PATIENCE, Catalog
@@ -276,10 +279,20 @@ def _version(view: VersionView) -> dict[str, Any]:
         "step": view.step,
         "load_seconds": view.load_seconds,
         "worker_pid": view.worker_pid,
+        "rss_bytes": _resident(view.worker_pid),
         "restarts": view.restarts,
         "requests_in_flight": view.pending,
         "path": str(view.path),
     }
+
+
+def _resident(pid: int | None) -> int | None:
+    """Return the resident memory of a worker, shared pages of TensorFlow's libraries included; None without one."""
+    if pid is None:
+        return None
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return int(psutil.Process(pid).memory_info().rss)
+    return None
 
 
 def _json(body: bytes) -> Any:

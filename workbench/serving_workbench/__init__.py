@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from serving_workbench.server import Server
     from serving_workbench.tables import Table
     from serving_workbench.verbs import instances, logs, status, stop
+    from serving_workbench.version_history import history
 
 __all__ = [
     "CommandLineError",
@@ -58,6 +59,7 @@ __all__ = [
     "Table",
     "WorkbenchError",
     "connect",
+    "history",
     "instances",
     "load_ipython_extension",
     "loadtest",
@@ -73,6 +75,7 @@ _HOME = {
     "serve": "deploy",
     "ServedModel": "handle",
     "connect": "handle",
+    "history": "version_history",
     "instances": "verbs",
     "logs": "verbs",
     "status": "verbs",

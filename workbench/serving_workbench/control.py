@@ -146,6 +146,14 @@ class ControlClient:
         """Set the version policy: ``{"latest": {"num_versions": 1}}``, ``{"specific": {"versions": [1]}}``..."""
         return dict(self.request("PUT", f"{_model(name)}/policy", policy))
 
+    def labels(self, name: str) -> dict[str, int]:
+        """Return the labels of a model: which version each points at."""
+        return dict(self.request("GET", f"{_model(name)}/labels"))
+
+    def put_labels(self, name: str, labels: dict[str, int]) -> dict[str, Any]:
+        """Put other labels in place of all labels of a model."""
+        return dict(self.request("PUT", f"{_model(name)}/labels", labels))
+
     def hold(self, name: str, version: int) -> dict[str, Any]:
         """Let a version load when it appears without becoming the one that answers unversioned requests."""
         return dict(self.request("PUT", f"{_model(name)}/versions/{version}/hold"))

@@ -20,8 +20,9 @@ the end, and each is told of the others (`ServedModel.messages`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from serving_workbench.export import check_model, export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
 from serving_workbench.interrupts import uninterrupted
+from serving_workbench.notes import check_note, write_notes
 from serving_workbench.progress import Progress
 from serving_workbench.prove import Proof, Question, prove, questions
 from serving_workbench.publish import Publication, check_model_name, deployers, versions_on_disk
@@ -65,6 +67,8 @@ def serve(
     timeout: float = 120.0,
     keep: bool = False,
     warmup: object = None,
+    note: str | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> ServedModel:
     """Serve a model: export it as the next version, load it beside the old one, prove it, switch over.
 
@@ -98,6 +102,11 @@ def serve(
         Requests that are replayed at each load, in place of those that the model brings: ``"previous"`` for the file
         of the version that answers now (see `ServedModel.record_warmup`; where there is none, as without `warmup`), the
         path of such a file, or one valid input of the default signature.
+    note : str, optional
+        What is worth knowing of this version. It travels with its files, with who made it, when and from which
+        notebook: see `ServedModel.history`.
+    metrics : mapping of str to float, optional
+        How good the version is: ``{"accuracy": 0.97}``; kept beside the note.
 
     Returns
     -------
@@ -113,6 +122,7 @@ def serve(
     check_model(model)
     limits = tolerance_pair(tolerance)
     check_warmup(warmup)
+    numbers = check_note(note, metrics)
     with Progress(f"serve {name}", enabled=progress) as steps, deploy_lock(instance, _STOPPED_SECONDS) as lock:
         started = False
         try:
@@ -121,7 +131,8 @@ def serve(
             folder = None if root is None else Path(root).expanduser().absolute()
             server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
             deployment = _Deployment(server, name, folder, steps, timeout)
-            return deployment.run(model, version, signatures, sample, limits, warmup)
+            noted = partial(write_notes, model=model, note=note, metrics=numbers)
+            return deployment.run(model, version, signatures, sample, limits, warmup, noted)
         except BaseException as error:
             if isinstance(error, WorkbenchError):
                 error.step = error.step or steps.current
@@ -169,6 +180,7 @@ class _Deployment:
         sample: object,
         tolerance: tuple[float, float] | None,
         warmup: object,
+        add_notes: Callable[[Path], object],
     ) -> ServedModel:
         self.steps.step("export")
         with Publication(self._base, version, above=self._known_versions(version)) as publication:
@@ -177,6 +189,8 @@ class _Deployment:
             found = savedmodel.validate(publication.staging)
             asked = questions(found, exported.references, sample, compare=tolerance is not None)
             self._add_warmup(publication, asked[0], warmup)
+            with disk_errors(publication.staging, "write the notes of the version into"):
+                add_notes(publication.staging)
             promoted = False
             try:
                 deadline, proofs = self._prove_beside(publication, asked, tolerance or DEFAULT_TOLERANCE)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from serving_server.signatures import Signature, TensorSpec
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.inputs import shape_text
+from serving_workbench.notes import Notes, metrics_text, read_notes
 from serving_workbench.savedmodel import default_signature_name
 from serving_workbench.snippets import snippets
 from serving_workbench.tables import Table
+from serving_workbench.waiting import find_version
 
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
@@ -24,12 +28,13 @@ def bundle(model: ServedModel) -> dict[str, str]:
     Showing a handle must never raise: when the server is gone, both say so.
     """
     try:
-        serving = model.serving_version
+        found = model.describe()
+        serving = found["serving_version"]
         signatures = model.signatures() if serving is not None else {}
     except WorkbenchError as error:
         text = f"{model!r}\n{error}"
         return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
-    facts = _facts(model, serving)
+    facts = _facts(model, found)
     table = signature_table(signatures)
     clients: dict[str, str] = {}
     if signatures:
@@ -38,13 +43,15 @@ def bundle(model: ServedModel) -> dict[str, str]:
     return {"text/plain": _plain(facts, table, clients), "text/html": _html(facts, table, clients)}
 
 
-def _facts(model: ServedModel, serving: int | None) -> dict[str, str]:
+def _facts(model: ServedModel, found: dict[str, Any]) -> dict[str, str]:
+    serving = found["serving_version"]
     version = "no version is available" if serving is None else f"version {serving}"
     facts = {
         "model": f"{model.name}, {version}",
         "gRPC": model.grpc_endpoint,
         "REST": f"{model.rest_url}/v1/models/{model.name}:predict",
     }
+    facts |= _notes(None if serving is None else find_version(found, serving))
     if model.proofs:
         facts["proved"] = "; ".join(map(str, model.proofs))
     if model.seconds:
@@ -52,6 +59,18 @@ def _facts(model: ServedModel, serving: int | None) -> dict[str, str]:
     if model.messages:
         facts["meanwhile"] = " ".join(model.messages)
     return facts
+
+
+def _notes(version: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what travels with a version: its note, its metrics, who published it when."""
+    notes = Notes() if version is None else read_notes(Path(version["path"]))
+    moment = None if notes.published is None else notes.published.replace("T", " ").replace("+00:00", " UTC")
+    facts = {
+        "note": " ".join((notes.note or "").split()),
+        "metrics": metrics_text(notes.metrics),
+        "published": ", ".join(part for part in (moment, notes.user, notes.origin) if part),
+    }
+    return {key: text for key, text in facts.items() if text}
 
 
 def _durations(model: ServedModel) -> list[str]:

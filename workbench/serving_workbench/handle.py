@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving_server.signatures import Signature
-from serving_workbench.errors import ControlError, DeployError, ModelNotServedError, WorkbenchError
-from serving_workbench.interrupts import uninterrupted
+from serving_workbench import version_changes
+from serving_workbench.errors import ControlError, DeployError, ModelNotServedError
 from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
 from serving_workbench.records import deploy_lock
 from serving_workbench.rejected import RejectedVersion, clear_rejected, rejected_versions
 from serving_workbench.server import Server, version_rows
 from serving_workbench.tables import Table
-from serving_workbench.waiting import wait_serving
 from serving_workbench.warmup_requests import RecordedWarmup
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ServedModel", "connect"]
 
-_COLUMNS = ("version", "state", "serving", "step", "requests in flight", "restarts", "error")
+_COLUMNS = ("version", "state", "serving", "labels", "step", "requests in flight", "restarts", "note", "error")
 _STOP_SECONDS = 30.0
 
 
@@ -163,6 +165,19 @@ class ServedModel:
         """
         return rejected_versions(Path(self.describe()["base_path"]))
 
+    def history(self, *, verify: bool = False) -> pd.DataFrame:
+        """Return all versions on disk with their notes: see `serving_workbench.history`.
+
+        Raises
+        ------
+        PublishError
+            The model's folder cannot be read.
+        """
+        from serving_workbench.version_history import folder_history  # pandas: only for those who ask
+
+        model = self.describe()
+        return folder_history(Path(model["base_path"]), model, verify=verify)
+
     def logs(self, n: int = 100) -> str:
         """Return the last `n` lines of the server's log."""
         return self.server.logs(n)
@@ -189,25 +204,66 @@ class ServedModel:
         DeployError
             There is no such version, or it could not be loaded; the present one still answers.
         """
-        model = self.describe()
-        serving = model["serving_version"]
-        target = self._rollback_target(to, versions_on_disk(Path(model["base_path"])), serving)
-        control = self.server.control
-        try:
-            # One request: the server loads that version, lets it answer, then drains the present one, also without us.
-            control.put_policy(self.name, {"specific": {"versions": [target]}})
-            control.poll(self.name)
-            wait_serving(control, self.name, target, time.monotonic() + timeout)
-        except BaseException as error:
-            with uninterrupted():
-                try:
-                    control.put_policy(self.name, model["policy"])
-                except WorkbenchError as second:
-                    error.add_note(f"The version policy could not be set back: {second}")
-            raise
-        self.server.client.forget(self.name)
-        self.version = target
-        return target
+        self.version = version_changes.rollback(self, to, timeout)
+        return self.version
+
+    def load(self, version: int, timeout: float = 60.0) -> int:
+        """Load a version beside the one that answers: it is reached by its number and by labels, until `unload`.
+
+        Parameters
+        ----------
+        version : int
+        timeout : float
+            Seconds until it is available.
+
+        Returns
+        -------
+        int
+            The version.
+
+        Raises
+        ------
+        DeployError
+            There is no such version, or it cannot be loaded; then it is let go of again.
+        """
+        return version_changes.load(self, version, timeout)
+
+    def unload(self, version: int, timeout: float = 60.0) -> None:
+        """Unload a version that does not answer unversioned requests; its files stay. Idempotent.
+
+        Parameters
+        ----------
+        version : int
+        timeout : float
+            Seconds for its running requests to be answered and its process to end.
+
+        Raises
+        ------
+        DeployError
+            It is the one that answers, or still there at the end of the time.
+        """
+        version_changes.unload(self, version, timeout)
+
+    def label(self, label: str, version: int | None = None) -> dict[str, int]:
+        """Let a label such as ``stable`` point at a version, which requests may use in place of its number.
+
+        Parameters
+        ----------
+        label : str
+        version : int, optional
+            An available one (see `load`); None takes the label away.
+
+        Returns
+        -------
+        dict of str to int
+            All labels of the model.
+
+        Raises
+        ------
+        DeployError
+            The version is not available.
+        """
+        return version_changes.label(self, label, version)
 
     def record_warmup(
         self, requests: int = 100, seconds: float = 60.0, *, version: int | None = None, replace: bool = False
@@ -255,22 +311,6 @@ class ServedModel:
                 error.hint = "In Python: replace=True; as a magic: --replace."
             raise
         return RecordedWarmup(**answer)
-
-    def _rollback_target(self, to: int | None, published: list[int], serving: int | None) -> int:
-        known = ", ".join(map(str, published)) or "none"
-        if to is not None:
-            if to in published:
-                return to
-            raise DeployError(
-                f"'{self.name}' has no version {to} to roll back to; its versions are {known}.", step="detect"
-            )
-        older = [version for version in published if serving is None or version < serving]
-        if not older:
-            raise DeployError(
-                f"'{self.name}' has no version before {serving} to roll back to; its versions are {known}.",
-                step="detect",
-            )
-        return older[-1]
 
     def clear_rejected(self, version: int | None = None) -> list[int]:
         """Delete the files of rejected versions, or of one of them; return their numbers.

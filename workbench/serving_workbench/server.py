@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import psutil
@@ -15,14 +16,19 @@ from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
 from serving_workbench.launch import launch
 from serving_workbench.locks import LockFile
+from serving_workbench.notes import metrics_text, read_notes
 from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
 from serving_workbench.rejected import rejected_versions
 from serving_workbench.tables import Table
 
 __all__ = ["Server", "stop_instance", "stop_when_idle", "version_rows"]
 
-_STATUS_COLUMNS = ("model", "version", "state", "serving", "step", "requests in flight", "restarts", "error")
+_STATUS_COLUMNS = (
+    *("model", "version", "state", "serving", "labels", "step", "requests in flight", "restarts", "note", "error"),
+)
 _POLL_SECONDS = 0.02
+#: Characters of a note in a table.
+_NOTE_WIDTH = 60
 
 
 class Server:
@@ -290,6 +296,9 @@ def stop_when_idle(instance: str, lock: LockFile) -> bool:
 
 def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one table row per version of a model as the control channel describes it, then the rejected ones."""
+    labels: dict[int, list[str]] = {}
+    for label, target in model.get("labels", {}).items():  # older servers tell of none
+        labels.setdefault(target, []).append(label)
     rejected = rejected_versions(Path(model["base_path"]))
     gone = {found.version for found in rejected}
     rows = [
@@ -303,6 +312,8 @@ def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
             "restarts": version.get("restarts") or None,
             "error": version.get("error_message") or None,
             "held": version["held"],
+            "labels": ", ".join(labels.get(version["version"], [])) or None,
+            "note": _note(version["path"]),
         }
         for version in model["versions"]
         if version["state"] != "END" or version["version"] not in gone
@@ -313,7 +324,15 @@ def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
             "version": found.version,
             "state": "REJECTED",
             "step": found.step or None,
+            "note": _note(found.path),
             "error": found.reason.partition("\n")[0],
         }
         for found in rejected
     ]
+
+
+def _note(folder: str) -> str | None:
+    """Return the note and the metrics of a version in few words."""
+    notes = read_notes(Path(folder))
+    text = shorten(notes.note or "", _NOTE_WIDTH, placeholder=" ...")
+    return "; ".join(part for part in (text, metrics_text(notes.metrics)) if part) or None

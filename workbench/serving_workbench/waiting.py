@@ -23,7 +23,13 @@ def find_version(model: dict[str, Any], version: int) -> dict[str, Any] | None:
 
 
 def wait_available(
-    control: ControlClient, name: str, version: int, deadline: float, on_step: Callable[[str], None]
+    control: ControlClient,
+    name: str,
+    version: int,
+    deadline: float,
+    on_step: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> None:
     """Wait until a version is AVAILABLE.
 
@@ -33,6 +39,8 @@ def wait_available(
         On the monotonic clock.
     on_step : callable
         Told ``detect``, ``load`` and ``warm up`` as they begin.
+    again : bool
+        The version may have been left a moment ago: it is unloaded to its end first, then loaded again.
 
     Raises
     ------
@@ -50,7 +58,7 @@ def wait_available(
         if found is not None:
             step = _step_of(found, step)
             on_step(step)
-            _raise_when_failed(name, found, step, ended=("UNLOADING", "END"))
+            _raise_when_failed(name, found, step, ended=() if again else ("UNLOADING", "END"))
         now = time.monotonic()
         if now > deadline:
             raise _too_late(control, name, version, found, step)
