@@ -13,6 +13,7 @@ from serving_jupyter.namespace import array_names, servable_names
 from serving_jupyter.soon import Soon
 from serving_workbench.commands import Argument
 from serving_workbench.errors import CommandLineError
+from serving_workbench.instance_name import chosen_instance
 
 __all__ = ["complete", "install", "uninstall"]
 
@@ -143,7 +144,7 @@ def _values(shell: Any, argument: Argument, given: list[str]) -> list[str]:
 
 def _models(given: list[str]) -> Versions:
     place = given.index("--instance") + 1 if "--instance" in given else len(given)
-    instance = given[place] if place < len(given) else "default"
+    instance = chosen_instance(given[place] if place < len(given) else None)
     return _served.get(instance, lambda: _ask(instance))
 
 

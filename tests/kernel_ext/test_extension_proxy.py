@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from serving_workbench.jupyter_server import ask_to_start
 from tests import leaks
 from tests.kernel_ext.extension import WITH_TOKEN, Answer, ask, believed, connect, predict
 from tests.kernel_ext.jupyter import TOKEN, JupyterServer
@@ -244,7 +245,14 @@ def test_a_client_that_leaves_takes_its_request_along(jupyter: JupyterServer, pe
 # --- kinds of Jupyter servers ---
 
 
-def test_over_a_unix_socket(tmp_path: Path) -> None:
+def a_kernel_finds(jupyter: JupyterServer, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a kernel of that server reaches its extension."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(jupyter.runtime))
+    monkeypatch.setenv("JPY_PARENT_PID", str(jupyter.pid))
+    return ask_to_start("default", None, keep=False, timeout=30.0)
+
+
+def test_over_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = tmp_path / "jupyter.sock"
     jupyter = JupyterServer(tmp_path, f"--ServerApp.sock={socket}")
     try:
@@ -262,12 +270,14 @@ def test_over_a_unix_socket(tmp_path: Path) -> None:
         started = exchange("POST", INSTANCES, b"{}")
         assert started.status == 201, started.body
         assert exchange("GET", "/serving/default/v1/models").json == {"models": []}
+        assert a_kernel_finds(jupyter, monkeypatch)
     finally:
         jupyter.__exit__()
 
 
-def test_with_tls(tmp_path: Path, certificates: Path) -> None:
+def test_with_tls(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (
+        "--ServerApp.base_url=/user/ada/",
         f"--ServerApp.certfile={certificates / 'server.pem'}",
         f"--ServerApp.keyfile={certificates / 'server.key'}",
     )
@@ -281,7 +291,7 @@ def test_with_tls(tmp_path: Path, certificates: Path) -> None:
         def exchange(method: str, path: str, body: bytes | None = None) -> Answer:
             connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
             try:
-                connection.request(method, path, body=body, headers=WITH_TOKEN)
+                connection.request(method, f"/user/ada{path}", body=body, headers=WITH_TOKEN)
                 answer = connection.getresponse()
                 return Answer(answer.status, {}, answer.read())
             finally:
@@ -290,5 +300,6 @@ def test_with_tls(tmp_path: Path, certificates: Path) -> None:
         started = exchange("POST", INSTANCES, b"{}")
         assert started.status == 201, started.body
         assert exchange("GET", "/serving/default/v1/models").json == {"models": []}
+        assert a_kernel_finds(jupyter, monkeypatch)
     finally:
         jupyter.__exit__()

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
         ProofError,
         PublishError,
         RecordError,
+        RemoteKernelWarning,
         ServerNotRunningError,
+        VersionSkewWarning,
         WorkbenchError,
+        WorkbenchWarning,
     )
     from serving_workbench.handle import ServedModel, connect
     from serving_workbench.load.result import LoadResult
@@ -52,12 +55,15 @@ __all__ = [
     "ProofError",
     "PublishError",
     "RecordError",
+    "RemoteKernelWarning",
     "ReplayResult",
     "ServedModel",
     "Server",
     "ServerNotRunningError",
     "Table",
+    "VersionSkewWarning",
     "WorkbenchError",
+    "WorkbenchWarning",
     "connect",
     "history",
     "instances",

@@ -32,6 +32,7 @@ from serving_workbench.errors import ControlError, DeployError, WorkbenchError
 from serving_workbench.export import check_model, export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
+from serving_workbench.instance_name import chosen_instance
 from serving_workbench.interrupts import uninterrupted
 from serving_workbench.notes import check_note, write_notes
 from serving_workbench.progress import Progress
@@ -62,7 +63,7 @@ def serve(
     version: int | None = None,
     signatures: Mapping[str, Any] | None = None,
     tolerance: tuple[float, float] | float | None = DEFAULT_TOLERANCE,
-    instance: str = "default",
+    instance: str | None = None,
     progress: bool = True,
     timeout: float = 120.0,
     keep: bool = False,
@@ -90,8 +91,9 @@ def serve(
         With a tf.Module: the functions to offer by signature name.
     tolerance : tuple of float, float or None
         ``(rtol, atol)`` of the proof, or rtol alone; None checks dtypes and shapes only.
-    instance : str
-        Name of the server, started when it does not run.
+    instance : str, optional
+        Name of the server, started when it does not run: by default what the environment names
+        (``SERVING_WORKBENCH_INSTANCE``), else ``default``.
     progress : bool
         Show a bar.
     timeout : float
@@ -123,6 +125,7 @@ def serve(
     limits = tolerance_pair(tolerance)
     check_warmup(warmup)
     numbers = check_note(note, metrics)
+    instance = chosen_instance(instance)
     with Progress(f"serve {name}", enabled=progress) as steps, deploy_lock(instance, _STOPPED_SECONDS) as lock:
         started = False
         try:

@@ -17,8 +17,11 @@ __all__ = [
     "ProofError",
     "PublishError",
     "RecordError",
+    "RemoteKernelWarning",
     "ServerNotRunningError",
+    "VersionSkewWarning",
     "WorkbenchError",
+    "WorkbenchWarning",
 ]
 
 
@@ -47,6 +50,18 @@ class WorkbenchError(Exception):
 
 class CommandLineError(WorkbenchError):
     """A magic or a command of the terminal was not typed right."""
+
+
+class WorkbenchWarning(UserWarning):
+    """Base of the workbench's warnings: something works, but not as one might think."""
+
+
+class VersionSkewWarning(WorkbenchWarning):
+    """Two processes that work together have different versions of the workbench."""
+
+
+class RemoteKernelWarning(WorkbenchWarning):
+    """The kernel, and what it starts, run on another machine than the Jupyter server."""
 
 
 class ExportError(WorkbenchError):

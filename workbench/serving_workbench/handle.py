@@ -369,7 +369,7 @@ def _policy_text(policy: Mapping[str, Any]) -> str:
     return "all versions"
 
 
-def connect(name: str | None = None, instance: str = "default") -> ServedModel | Server:
+def connect(name: str | None = None, instance: str | None = None) -> ServedModel | Server:
     """Return a handle to a model that a running server serves, or to the server itself when no name is given.
 
     Raises
@@ -386,7 +386,7 @@ def connect(name: str | None = None, instance: str = "default") -> ServedModel |
     if name not in models:
         known = ", ".join(f"'{n}'" for n in sorted(models)) or "none"
         raise ModelNotServedError(
-            f"The server '{instance}' does not serve a model '{name}'; its models are {known}.",
+            f"The server '{server.name}' does not serve a model '{name}'; its models are {known}.",
             hint="Serve it with sw.serve(model, name=...).",
         )
     return ServedModel(server, name, version=models[name]["serving_version"])

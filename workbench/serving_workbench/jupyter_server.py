@@ -9,8 +9,10 @@ kernel, VS Code, nbclient), or the server lacks the extension or runs in another
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import os
+import ssl
 import stat
 import sys
 from dataclasses import dataclass
@@ -22,20 +24,25 @@ import psutil
 
 from serving_workbench.control import UnixConnection
 from serving_workbench.records import runtime_folder
+from serving_workbench.surroundings import warn_about_extension
 
 __all__ = ["ask_to_start"]
 
+#: Addresses of servers that listen on all.
+_EVERYWHERE = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 #: A file is of this process when it is no older than it; both times are rounded.
 _ROUNDING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class _JupyterServer:
-    """Where it listens and what opens it."""
+    """Where it listens and what opens it; `is_here` when it is sure to be this machine that the host name means."""
 
     url: str
     token: str
     socket: str
+    host: str
+    is_here: bool
 
 
 def ask_to_start(instance: str, root: Path | None, *, keep: bool, timeout: float) -> bool:
@@ -58,11 +65,17 @@ def ask_to_start(instance: str, root: Path | None, *, keep: bool, timeout: float
             body=json.dumps(wish).encode(),
             headers={"Authorization": f"token {server.token}", "Content-Type": "application/json"},
         )
-        return connection.getresponse().status in {200, 201}
-    except (OSError, http.client.HTTPException):
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+        if answer.status not in {200, 201} or not isinstance(found, dict):
+            return False
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+    if isinstance(found.get("extension_version"), str):
+        warn_about_extension(found["extension_version"])
+    return True
 
 
 def _find() -> _JupyterServer | None:
@@ -84,12 +97,33 @@ def _find() -> _JupyterServer | None:
         return None
     # Behind a hub the server has no token of its own; the hub's, which every kernel has, opens it.
     token = data.get("token") or os.environ.get("JUPYTERHUB_API_TOKEN", "")
-    return _JupyterServer(data["url"], str(token), str(data.get("sock") or "")) if token else None
+    if not token:
+        return None
+    host = urlsplit(data["url"]).hostname or ""
+    if data.get("hostname") in _EVERYWHERE:
+        # It listens on all addresses, and its URL has a name for others, which need not lead back here.
+        host = "localhost"
+    is_here = host == "localhost" or _is_loopback(host)
+    return _JupyterServer(data["url"], str(token), str(data.get("sock") or ""), host, is_here)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _connection(server: _JupyterServer, timeout: float) -> http.client.HTTPConnection:
     if server.socket:
         return UnixConnection(server.socket, timeout)
     address = urlsplit(server.url)
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    return kind(str(address.hostname), address.port, timeout=timeout)
+    if address.scheme != "https":
+        return http.client.HTTPConnection(server.host, address.port, timeout=timeout)
+    context = ssl.create_default_context()
+    if server.is_here:
+        # Its certificate names the host that browsers see, or nobody known signed it; what is sent stays on this
+        # machine, as it would without TLS.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(server.host, address.port, timeout=timeout, context=context)

@@ -14,11 +14,13 @@ from serving_workbench import logfile
 from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
+from serving_workbench.instance_name import chosen_instance
 from serving_workbench.launch import launch
 from serving_workbench.locks import LockFile
 from serving_workbench.notes import metrics_text, read_notes
 from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
 from serving_workbench.rejected import rejected_versions
+from serving_workbench.surroundings import remote_hint, warn_about
 from serving_workbench.tables import Table
 
 __all__ = ["Server", "stop_instance", "stop_when_idle", "version_rows"]
@@ -51,13 +53,20 @@ class Server:
         self._client: Any = None
 
     @classmethod
-    def find(cls, instance: str = "default") -> Server | None:
-        """Return the running server of an instance name, or None; see `serving_workbench.discovery`."""
-        record = trusted_record(instance)
-        return None if record is None else cls(record)
+    def find(cls, instance: str | None = None) -> Server | None:
+        """Return the running server of an instance name, or None; see `serving_workbench.discovery`.
+
+        Without a name it is that of the environment, ``SERVING_WORKBENCH_INSTANCE``, else ``default``: here as in all
+        that takes an instance name.
+        """
+        record = trusted_record(chosen_instance(instance))
+        if record is None:
+            return None
+        warn_about(record)
+        return cls(record)
 
     @classmethod
-    def connect(cls, instance: str = "default") -> Server:
+    def connect(cls, instance: str | None = None) -> Server:
         """Return the running server of an instance name.
 
         Raises
@@ -67,22 +76,25 @@ class Server:
         """
         found = cls.find(instance)
         if found is None:
+            hint = "Start one with sw.serve(model, name=...) or %serve."
             raise ServerNotRunningError(
-                f"No server of instance '{instance}' is running.",
-                hint="Start one with sw.serve(model, name=...) or %serve.",
+                f"No server of instance '{chosen_instance(instance)}' is running.",
+                hint=" ".join(filter(None, [hint, remote_hint()])),
             )
         return found
 
     @classmethod
     def launch(
-        cls, instance: str = "default", *, root: Path | None = None, keep: bool = False, timeout: float = 60.0
+        cls, instance: str | None = None, *, root: Path | None = None, keep: bool = False, timeout: float = 60.0
     ) -> Server:
         """Return the running server of an instance name, started when there is none.
 
         See `serving_workbench.launch.launch` for parameters and errors; `root` defaults to ``./models``.
         """
         folder = (root or Path("models")).absolute()
-        return cls(launch(instance, folder, keep=keep, timeout=timeout))
+        record = launch(chosen_instance(instance), folder, keep=keep, timeout=timeout)
+        warn_about(record)
+        return cls(record)
 
     @property
     def name(self) -> str:
@@ -266,16 +278,16 @@ class Server:
         return f"<Server '{self.name}' {state}, pid {self.pid}, {self.endpoints}>"
 
 
-def stop_instance(instance: str = "default", timeout: float = 15.0) -> bool:
+def stop_instance(instance: str | None = None, timeout: float = 15.0) -> bool:
     """Stop the server of an instance name, also one that lives but no longer answers; return whether one ran.
 
     A record that fails the checks on its file is not followed: see `serving_workbench.records`.
     """
-    record = read_record(record_path(instance))
+    record = read_record(record_path(chosen_instance(instance)))
     if record is None:
         return False
     if not is_alive(record.pid, record.create_time):
-        delete_if_stale(instance)
+        delete_if_stale(record.name)
         return False
     return Server(record).stop(timeout)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from serving_server.signatures import DEFAULT_SIGNATURE, Signature
 from serving_workbench import sampling
+from serving_workbench.instance_name import DEFAULT_INSTANCE
 
 __all__ = ["curl", "python_grpc", "python_rest", "python_workbench", "snippets"]
 
@@ -91,7 +92,7 @@ def python_grpc(name: str, signature: Signature, grpc_endpoint: str) -> str:
 def python_workbench(name: str, signature: Signature, instance: str) -> str:
     """Return a program that finds the server by itself."""
     inputs = sampling.draw(signature, 1)
-    where = "" if instance == "default" else f", instance={instance!r}"
+    where = "" if instance == DEFAULT_INSTANCE else f", instance={instance!r}"
     which = "" if signature.name == DEFAULT_SIGNATURE else f", signature={signature.name!r}"
     if len(inputs) == 1 and len(signature.inputs) == 1:
         x = _expression(next(iter(inputs.values())))

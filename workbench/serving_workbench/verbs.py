@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serving_workbench import logfile
 from serving_workbench.errors import ServerNotRunningError
+from serving_workbench.instance_name import chosen_instance
 from serving_workbench.records import list_instances, record_path
 from serving_workbench.server import Server, stop_instance
 from serving_workbench.tables import Table
@@ -11,7 +12,7 @@ from serving_workbench.tables import Table
 __all__ = ["instances", "logs", "status", "stop"]
 
 
-def status(instance: str = "default") -> Table:
+def status(instance: str | None = None) -> Table:
     """Return every model and version of a running server as a table.
 
     Raises
@@ -21,12 +22,12 @@ def status(instance: str = "default") -> Table:
     return Server.connect(instance).status()
 
 
-def stop(instance: str = "default", timeout: float = 15.0) -> bool:
+def stop(instance: str | None = None, timeout: float = 15.0) -> bool:
     """Stop a server; return whether one ran. Idempotent. See `Server.stop`."""
     return stop_instance(instance, timeout)
 
 
-def logs(n: int = 100, instance: str = "default") -> str:
+def logs(n: int = 100, instance: str | None = None) -> str:
     """Return the last `n` lines of a server's log, also after it crashed.
 
     Raises
@@ -34,6 +35,7 @@ def logs(n: int = 100, instance: str = "default") -> str:
     ServerNotRunningError
         No server of that instance has left a log.
     """
+    instance = chosen_instance(instance)
     log = logfile.log_path(record_path(instance))
     if not log.exists():
         raise ServerNotRunningError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Bool, Float, Int, Unicode
+from traitlets import Bool, Float, Int, Unicode, default
 
 from serving_jupyter.extension.answers import RefusedError
 from serving_jupyter.extension.handlers import API_ROUTES
@@ -19,6 +19,7 @@ from serving_jupyter.extension.proxy import PROXY_ROUTE
 from serving_jupyter.extension.supervisor import Settings, Supervisor
 from serving_jupyter.extension.upstream import Pool
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.instance_name import INSTANCE_VARIABLE, chosen_instance
 
 __all__ = ["ServingExtension"]
 
@@ -42,7 +43,10 @@ class ServingExtension(ExtensionApp):
         help="Start the server of `warm_instance`, without models, when Jupyter starts: TensorFlow is then imported "
         "before the first deploy. It takes about 300 MB.",
     ).tag(config=True)
-    warm_instance = Unicode("default", help="Instance name that `warm_start` starts.").tag(config=True)
+    warm_instance = Unicode(
+        help=f"Instance name that `warm_start` starts: by default what the environment names ({INSTANCE_VARIABLE}), "
+        "else 'default'."
+    ).tag(config=True)
     max_instances = Int(8, min=1, help="Serving processes that this API starts at most, each under its name.").tag(
         config=True
     )
@@ -81,6 +85,10 @@ class ServingExtension(ExtensionApp):
         300.0, min=0.1, help="Seconds that the proxy waits for an answer to begin, and for each further piece of it."
     ).tag(config=True)
     proxy_max_requests = Int(256, min=1, help="Requests that the proxy passes on at once.").tag(config=True)
+
+    @default("warm_instance")
+    def _chosen_instance(self) -> str:
+        return chosen_instance()
 
     supervisor: Supervisor
     pool: Pool

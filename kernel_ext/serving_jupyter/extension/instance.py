@@ -84,6 +84,7 @@ class Instance:
             "restarts": self.restarts,
             "supervised": self.supervised,
             "instance_id": None,
+            "extension_version": VERSION,
         }
         if record is not None:
             description |= {

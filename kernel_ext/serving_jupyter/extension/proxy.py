@@ -32,6 +32,8 @@ _REQUEST_HEADERS: Final = (
     "X-Request-Id",
 )
 _ANSWER_HEADERS: Final = frozenset({"allow", "content-encoding", "content-length", "content-type", "retry-after"})
+#: Bytes beyond the limit that are read, and dropped, to say so.
+_READ_BEYOND: Final = 1 << 20
 #: Jupyter's own; whatever else is in the query belongs to the API.
 _QUERY_OF_JUPYTER: Final = frozenset({"token", "_xsrf", "no_track_activity"})
 
@@ -63,10 +65,14 @@ class ProxyHandler(ServingHandler):
         length = self.request.headers.get("Content-Length")
         if length is not None and not length.isdecimal():
             raise RefusedError(400, "Content-Length is no number.")
-        if length is not None and int(length) > limit:
-            raise RefusedError(413, f"The body has {length} bytes; the limit is {limit}.")
         # Beyond it Tornado breaks the connection; one piece more than the limit, so that we can say why before.
-        self.request.connection.set_max_body_size(limit + (1 << 20))
+        self.request.connection.set_max_body_size(limit + _READ_BEYOND)
+        if length is not None and int(length) > limit:
+            refused = RefusedError(413, f"The body has {length} bytes; the limit is {limit}.")
+            if int(length) > limit + _READ_BEYOND:
+                raise refused
+            self._failure = refused  # told when the body is over: many clients read no answer before
+            return
         name, target = self._target()
         self._address = await self._find(name)
         try:

@@ -11,6 +11,7 @@ import serving_workbench as sw
 from serving_workbench.commands import kinds
 from serving_workbench.commands.parser import Parser
 from serving_workbench.errors import CommandLineError
+from serving_workbench.instance_name import chosen_instance
 
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
@@ -95,11 +96,11 @@ def add_instance(parser: Parser) -> None:
     """Add ``--instance``."""
     parser.add(
         "--instance",
-        kind=kinds.text,
+        kind=lambda value: chosen_instance(kinds.text(value)),
         role="instance",
         metavar="I",
-        default="default",
-        help="which server, when several run (default)",
+        default="",  # given to `kind`, so that the environment counts at each command
+        help="which server, when several run (default: $SERVING_WORKBENCH_INSTANCE, else 'default')",
     )
 
 
