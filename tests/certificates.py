@@ -16,8 +16,9 @@ __all__ = ["make_certificates", "ssl_config"]
 def make_certificates(folder: Path) -> Path:
     """Fill a folder with ``<name>.pem`` and ``<name>.key``, and return it.
 
-    ca and stranger_ca are authorities; server (of localhost and 127.0.0.1) and client are signed by the first, stranger
-    by the second. Elliptic curves, but for rsa, which is signed by nobody.
+    ca and stranger_ca are authorities; server (of localhost and 127.0.0.1), client and store (of the hosts of Google
+    Cloud Storage) are signed by the first, stranger by the second. Elliptic curves, but for rsa, which is signed by
+    nobody.
     """
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -34,11 +35,17 @@ def make_certificates(folder: Path) -> Path:
     self_signed("ca", *curve)
     self_signed("stranger_ca", *curve)
     self_signed("rsa", "-newkey", "rsa:2048", "-nodes")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "stranger_ca")):
+    (folder / "here").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    (folder / "google").write_text("subjectAltName=DNS:www.googleapis.com,DNS:storage.googleapis.com\n")
+    for name, authority, names in (
+        ("server", "ca", "here"),
+        ("client", "ca", "here"),
+        ("stranger", "stranger_ca", "here"),
+        ("store", "ca", "google"),
+    ):
         run("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         signing = ("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial", "-days", "2")
-        run("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing, "-extfile", "names")
+        run("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing, "-extfile", names)
     return folder
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, cast
 
 from serving_server.awaiting import wait_until_available
@@ -26,10 +25,13 @@ from serving_server.metrics.loads import LoadCounters
 from serving_server.model_config import ModelConfigError, absolute, check_name, models_of
 from serving_server.model_settings import ModelSettings, Settings
 from serving_server.options import ModelOptions, ServerOptions
+from serving_server.place import Place, is_remote
+from serving_server.remote_files import RemoteFiles
 from serving_server.request_log.registry import RequestLogs
 from serving_server.request_log.request_logger import check as check_logging
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
+from serving_server.text_files import MAX_BYTES, check_size, read_bytes
 from serving_server.wire.messages import LoggingConfig
 from serving_server.worker_loader import WorkerLoader
 
@@ -64,12 +66,14 @@ class Catalog:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
-        self._settings = ModelSettings(options)
         self.forkserver = ForkServer()
+        self._remote = RemoteFiles(self.forkserver, options.op_libraries)
+        self._settings = ModelSettings(options, self._remote.read)
         self._loader = loader = WorkerLoader(
             self.forkserver,
             self._settings.load_options,
-            self._settings.batching_at,
+            self._settings.batching_of,
+            self._settings.brought_by,
         )
         self.manager = Manager(
             loader,
@@ -93,6 +97,7 @@ class Catalog:
             poll_wait_seconds=options.poll_wait,
             unload_on_empty=options.unload_on_empty,
             on_problem=lambda _model: self.manager.wake(),
+            look=self._remote.look,
         )
         self.manager.on_failed = self._source.watch_failed
         self.manager.explain = self._source.problem
@@ -110,7 +115,11 @@ class Catalog:
         options = self._options
         if options.config_file and options.config_poll_wait > 0:
             self._poll = ConfigFilePoll(
-                options.config_file, options.config_poll_wait, lambda: self.configured, self._follow_file
+                options.config_file,
+                self._read_config_file,
+                options.config_poll_wait,
+                lambda: self.configured,
+                self._follow_file,
             )
             self._poll.start()
         if self.configured and not options.wait_for_models:
@@ -126,6 +135,12 @@ class Catalog:
         """
         names = [model.name for model in self.configured or ()]
         await self.wait_until_available(names, timeout, patient=True, what="servable")
+
+    async def _read_config_file(self) -> bytes:
+        file = self._options.config_file
+        if is_remote(file):
+            return check_size(file, await self._remote.read(file, MAX_BYTES))
+        return await asyncio.to_thread(read_bytes, file)  # a file system may hang
 
     def _follow_file(self, models: tuple[ModelOptions, ...]) -> None:
         new = self.apply(models)
@@ -156,6 +171,7 @@ class Catalog:
         for report in list(self._reports):
             report.cancel()
         await self._source.close()
+        self._remote.close()
         await self.manager.close(drain_timeout)
         await asyncio.to_thread(self.request_logs.close)
         await self.forkserver.close()
@@ -277,7 +293,7 @@ class Catalog:
         """Return all models' names, sorted."""
         return self._settings.names()
 
-    def base_path(self, name: str) -> Path:
+    def base_path(self, name: str) -> Place:
         """Return where a model's versions lie."""
         return self._settings.of(name).base_path
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from google.protobuf import text_format
 
@@ -69,6 +69,8 @@ class ConfigFilePoll:
     Parameters
     ----------
     path : str
+    read : callable
+        Returns what the file holds, or raises ServingError.
     seconds : float
         Pause between looks.
     configured : callable
@@ -80,11 +82,13 @@ class ConfigFilePoll:
     def __init__(
         self,
         path: str,
+        read: Callable[[], Awaitable[bytes]],
         seconds: float,
         configured: Callable[[], Models | None],
         apply: Callable[[Models], None],
     ) -> None:
         self._path = path
+        self._read = read
         self._seconds = seconds
         self._configured = configured
         self._apply = apply
@@ -114,10 +118,10 @@ class ConfigFilePoll:
                 log.exception("polling %s failed", self._path)
 
     async def _look(self) -> None:
-        # Both in a thread: a file system may hang, and a large file takes a while to parse.
-        data = await asyncio.to_thread(read_bytes, self._path)
+        data = await self._read()
         if data != self._data:
             self._data, self._models = data, None
+            # In a thread: a large file takes a while to parse.
             self._models = await asyncio.to_thread(_models, self._path, data, _names(self._configured()))
             self._told = None
         # As TensorFlow Serving, which applies the file at each look: it also overrules a request's list. What was

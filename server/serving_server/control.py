@@ -13,7 +13,6 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -30,6 +29,7 @@ from serving_server.errors import (
 from serving_server.labels import parse_labels
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
 from serving_server.options import ModelOptions
+from serving_server.place import to_place
 from serving_server.request_log.recording import Recorder
 from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
@@ -175,7 +175,7 @@ class Control:
         fields = _fields(body, {"base_path", "policy", "batching"})
         base_path = fields.get("base_path")
         if not isinstance(base_path, str):
-            raise InvalidArgumentError("base_path must be a string, the absolute path of the model's folder")
+            raise InvalidArgumentError("base_path must be a string, the absolute path or the URI of the model's folder")
         known = name in self._catalog.names()
         if "policy" in fields:
             policy = Policy.from_json(fields["policy"])
@@ -185,7 +185,7 @@ class Control:
             batching = None if fields["batching"] is None else BatchingParameters.from_json(fields["batching"])
         else:
             batching = self._catalog.batching(name) if known else self._catalog.default_batching
-        self._catalog.put(ModelOptions(name, Path(base_path), policy), batching, patience=NEW_MODEL_PATIENCE)
+        self._catalog.put(ModelOptions(name, to_place(base_path), policy), batching, patience=NEW_MODEL_PATIENCE)
         return self._model(name)
 
     async def _delete_model(self, body: Any, name: str) -> _Result:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from serving_server.errors import InvalidArgumentError, ServingError, UnimplementedError
 from serving_server.lifecycle.states import All, Latest, Policy, Specific
 from serving_server.options import ModelOptions
+from serving_server.place import Place, to_place
 from serving_server.request_log.request_logger import check as check_logging
 from serving_server.session_options import DeviceOptions
 
@@ -62,7 +63,7 @@ def check_name(name: str) -> None:
         raise InvalidArgumentError(msg)
 
 
-def absolute(name: str, base_path: str | Path) -> Path:
+def absolute(name: str, base_path: str | Place) -> Place:
     """Return a model's base path.
 
     Raises
@@ -70,10 +71,11 @@ def absolute(name: str, base_path: str | Path) -> Path:
     InvalidArgumentError
         When it is relative.
     """
-    if not Path(base_path).is_absolute():
+    place = to_place(base_path) if isinstance(base_path, str) else base_path
+    if isinstance(place, Path) and not place.is_absolute():
         msg = f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}"
         raise InvalidArgumentError(msg)
-    return Path(base_path)
+    return place
 
 
 def models_of(config: Any, *, known: Collection[str] = ()) -> tuple[ModelOptions, ...] | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import of_version
 from serving_server.errors import NotFoundError
 from serving_server.load_options import LoadOptions
 from serving_server.options import ModelOptions, ServerOptions
+from serving_server.place import Place
 from serving_server.session_options import DeviceOptions, decide
 
 __all__ = ["ModelSettings", "Settings"]
@@ -25,7 +26,7 @@ class Settings:
 
     Attributes
     ----------
-    base_path : Path
+    base_path : Path or RemotePath
     batching : BatchingParameters or None
         None: off.
     devices : DeviceOptions or None
@@ -33,7 +34,7 @@ class Settings:
         Each version says by a file of its own how it is batched; `batching` tells the number of batch threads only.
     """
 
-    base_path: Path
+    base_path: Place
     batching: BatchingParameters | None
     devices: DeviceOptions | None = None
     batching_by_version: bool = False
@@ -45,10 +46,13 @@ class ModelSettings:
     Parameters
     ----------
     options : ServerOptions
+    read_remote : callable
+        ``read_remote(uri, limit)`` reads a file of a version that lies at a URI.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, read_remote: Callable[[str, int], Awaitable[bytes]]) -> None:
         self._options = options
+        self._read_remote = read_remote
         self._settings: dict[str, Settings] = {}
         self._told: set[str] = set()
 
@@ -112,15 +116,31 @@ class ModelSettings:
             check_method_names=options.check_method_names,
         )
 
-    def batching_at(self, name: str, version_folder: Path) -> BatchingParameters | None:
-        """Return what a version is batched with; None, not at all, for a model that was removed meanwhile too.
+    async def brought_by(self, name: str, version_folder: Place) -> BatchingParameters | None:
+        """Return the batching parameters in a version's own file; None without one, and where none are looked for.
 
         Raises
         ------
         ServingError
-            When the version's own file is wrong.
+            When the file is wrong.
+        """
+        found = self._settings.get(name)
+        if found is None or found.batching is None or not found.batching_by_version:
+            return None
+        return await of_version(version_folder, self._read_remote)
+
+    def batching_of(self, name: str, own: BatchingParameters | None) -> BatchingParameters | None:
+        """Return what a version is batched with; None, not at all, for a model that was removed meanwhile too.
+
+        Parameters
+        ----------
+        name : str
+        own : BatchingParameters or None
+            What the version brings along. The number of batch threads is the server's, whatever the version says.
         """
         found = self._settings.get(name)
         if found is None or found.batching is None:
             return None
-        return of_version(version_folder, found.batching) if found.batching_by_version else found.batching
+        if not found.batching_by_version:
+            return found.batching
+        return None if own is None else dataclasses.replace(own, num_batch_threads=found.batching.num_batch_threads)

@@ -9,6 +9,7 @@ from typing import Any
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.lifecycle.states import Latest, Policy
+from serving_server.place import Place
 from serving_server.request_log.registry import MAX_FILES, MAX_MEGABYTES
 from serving_server.session_options import DeviceOptions, SessionFlags, SessionTemplate
 from serving_server.tls import TlsConfig
@@ -23,8 +24,8 @@ class ModelOptions:
     Attributes
     ----------
     name : str
-    base_path : Path
-        Folder whose numbered sub-folders are versions.
+    base_path : Path or RemotePath
+        Folder, or URI, whose numbered sub-folders are versions.
     policy : Policy
         Which of them to serve.
     devices : DeviceOptions or None
@@ -36,7 +37,7 @@ class ModelOptions:
     """
 
     name: str
-    base_path: Path
+    base_path: Place
     policy: Policy = dataclasses.field(default_factory=Latest)
     devices: DeviceOptions | None = None
     labels: tuple[tuple[str, int], ...] = ()

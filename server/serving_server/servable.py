@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -28,6 +27,7 @@ from serving_server.errors import InternalError, ResourceExhaustedError, Serving
 from serving_server.forkserver.client import ForkServer
 from serving_server.load_options import LoadOptions
 from serving_server.metrics.loads import LoadCounters
+from serving_server.place import Place
 from serving_server.profiles import WorkerProfiles
 from serving_server.session_options import share_processors
 from serving_server.signatures import Signature, parse_signatures
@@ -69,7 +69,7 @@ class ServedVersion:
         self,
         model: str,
         version: int,
-        path: Path,
+        path: Place,
         options: LoadOptions,
         forkserver: ForkServer,
         statistics: Statistics,

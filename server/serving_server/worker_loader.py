@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving_server.batching.parameters import BatchingParameters
@@ -12,6 +11,7 @@ from serving_server.lifecycle.states import State
 from serving_server.load_options import LoadOptions
 from serving_server.metrics.loads import LoadCounters
 from serving_server.metrics.requests import OTHER
+from serving_server.place import Place
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 
@@ -37,19 +37,24 @@ class WorkerLoader:
     options_of : callable
         From a model's name to how it is loaded; asked at each load.
     batching_of : callable
-        From a model's name and a version's folder to the batching parameters in force, None when off; asked at each
-        load. May raise a `ServingError`, which fails the load.
+        From a model's name and what a version brings along to the batching parameters in force, None when off; asked at
+        each load.
+    brought_by : callable
+        From a model's name and a version's folder to the batching parameters that it brings along. May raise a
+        `ServingError`, which fails the load.
     """
 
     def __init__(
         self,
         forkserver: ForkServer,
         options_of: Callable[[str], LoadOptions],
-        batching_of: Callable[[str, Path], BatchingParameters | None],
+        batching_of: Callable[[str, BatchingParameters | None], BatchingParameters | None],
+        brought_by: Callable[[str, Place], Awaitable[BatchingParameters | None]],
     ) -> None:
         self._forkserver = forkserver
         self._options_of = options_of
         self._batching_of = batching_of
+        self._brought_by = brought_by
         # Counters go on after a restart of the worker, as monitoring expects of counters.
         self.statistics: dict[tuple[str, int], Statistics] = {}
         self._ended: dict[tuple[str, int], None] = {}  # in the order of their ends
@@ -73,16 +78,17 @@ class WorkerLoader:
                 into = (OTHER_MODELS, _JOINED)
             self.statistics.setdefault(into, Statistics()).merge(self.statistics.pop(key))
 
-    async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> ServedVersion:
+    async def load(self, model: str, version: int, path: Place, on_step: Callable[[str], None]) -> ServedVersion:
         """Load one version; see `ServedVersion.load`."""
-        batching = self._batching_of(model, path)
+        own = await self._brought_by(model, path)
+        batching = self._batching_of(model, own)
         self._ended.pop((model, version), None)
         statistics = self.statistics.setdefault((model, version), Statistics())
         served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
         await served.load(batching, on_step)
         try:
             # They may have changed meanwhile, and whoever changed them saw no version to tell.
-            latest = self._batching_of(model, path)
+            latest = self._batching_of(model, own)
             if latest != batching:
                 served.batching = latest
         except BaseException:

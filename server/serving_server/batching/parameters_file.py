@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+from google.protobuf import text_format
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.errors import NotFoundError
-from serving_server.text_files import read_text_proto
+from serving_server.place import Place, RemotePath
+from serving_server.text_files import MAX_BYTES, check_size, parse_bytes, read_bytes
 from serving_server.wire import messages
 
 __all__ = ["of_version", "read_batching_file"]
@@ -19,26 +21,34 @@ _VERSION_FILE: Final = "batching_params.pbtxt"
 
 def read_batching_file(path: str) -> BatchingParameters:
     """Return the parameters in a text `BatchingParameters` file (see `read_text_proto` for the errors)."""
-    return BatchingParameters.from_proto(read_text_proto(path, messages.BatchingParameters()))
+    return _parsed(path, read_bytes(path))
 
 
-def of_version(folder: Path, common: BatchingParameters) -> BatchingParameters | None:
+def _parsed(path: str, data: bytes) -> BatchingParameters:
+    message = messages.BatchingParameters()
+    parse_bytes(path, message.DESCRIPTOR.full_name, data, lambda text: text_format.Parse(text, message))
+    return BatchingParameters.from_proto(message)
+
+
+async def of_version(folder: Place, read_remote: Callable[[str, int], Awaitable[bytes]]) -> BatchingParameters | None:
     """Return the parameters that a version brings along; None, no batching, when it brings none.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or RemotePath
         Of the version.
-    common : BatchingParameters
-        The server's: the number of batch threads is taken from there, whatever the version says.
+    read_remote : callable
+        ``read_remote(uri, limit)`` reads the file of a `RemotePath`.
 
     Raises
     ------
     ServingError
         When the file cannot be read.
     """
+    file = folder / _VERSION_FILE
     try:
-        own = read_batching_file(str(folder / _VERSION_FILE))
+        if isinstance(file, RemotePath):
+            return _parsed(str(file), check_size(str(file), await read_remote(str(file), MAX_BYTES)))
+        return read_batching_file(str(file))
     except NotFoundError:
         return None
-    return dataclasses.replace(own, num_batch_threads=common.num_batch_threads)

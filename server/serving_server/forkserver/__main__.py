@@ -34,6 +34,7 @@ def _preload(sock: socket.socket) -> dict[str, Any]:
         import tensorflow as tf
 
         from serving_server.worker import main as worker_main  # noqa: F401
+        from serving_server.worker import remote_files  # noqa: F401
     finally:
         done.set()
         watcher.join()
@@ -59,8 +60,9 @@ def _become_worker(spec: dict[str, Any], fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from serving_server.worker import main as worker_main
+        from serving_server.worker import remote_files
 
-        status = worker_main.run(spec, fds)
+        status = remote_files.run(spec, fds) if spec.get("role") == "remote_files" else worker_main.run(spec, fds)
     except BaseException:  # noqa: BLE001 - the last line of a process: nothing may fly on into the forkserver's stack
         traceback.print_exc()
     finally:

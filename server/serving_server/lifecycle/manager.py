@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from serving_server.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, UnavailableError
 from serving_server.lifecycle.clock import Clock, LoopClock
@@ -16,6 +15,7 @@ from serving_server.lifecycle.servable import Loader, Servable
 from serving_server.lifecycle.slots import LoadSlots
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
 from serving_server.lifecycle.version import Settings, Version
+from serving_server.place import Place
 
 __all__ = ["Listener", "Manager"]
 
@@ -74,7 +74,7 @@ class Manager:
         close_timeout: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        self.on_failed: Callable[[str, int, Path, float], None] | None = None
+        self.on_failed: Callable[[str, int, Place, float], None] | None = None
         self.explain: Callable[[str], str | None] | None = None
         self._settings = Settings(
             loader=loader,
@@ -121,7 +121,7 @@ class Manager:
         entry.held.clear()
         self._reconcile(entry)
 
-    def aspire(self, model: str, versions: Mapping[int, Path]) -> None:
+    def aspire(self, model: str, versions: Mapping[int, Place]) -> None:
         """Tell which versions are on disk: all of them, for the policy is applied here. Idempotent.
 
         An empty mapping unloads everything. A model that was removed meanwhile is ignored.

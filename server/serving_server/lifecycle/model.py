@@ -9,12 +9,12 @@ preserve resources instead, it unloads the old one first (TF Serving's ResourceP
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Final
 
 from serving_server.lifecycle.servable import Servable
 from serving_server.lifecycle.states import Policy, Specific, State, choose
 from serving_server.lifecycle.version import Settings, Version
+from serving_server.place import Place
 
 __all__ = ["Model"]
 
@@ -31,7 +31,7 @@ class Model:
         self.name = name
         self.policy = policy
         self.removed = False
-        self.found: dict[int, Path] = {}
+        self.found: dict[int, Place] = {}
         self.looked = False  # whether `found` is what was on disk, not just nothing yet
         self.held: set[int] = set()
         self.versions: dict[int, Version] = {}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Fingerprint", "Scan", "explain_denied", "fingerprint", "parse_version", "scan"]
+from serving_server.place import Place
+
+__all__ = ["Fingerprint", "Scan", "choose_names", "explain_denied", "fingerprint", "parse_version", "scan"]
 
 _MAX_VERSION = 2**63 - 1
 _MAX_ENTRIES = 10_000  # of a fingerprint: a SavedModel has a few dozen files
@@ -30,11 +32,12 @@ class Fingerprint:
 class Scan:
     """What one look at a base path found.
 
-    `identity` (device, inode) tells a folder from another one of the same name later; None if it is unreadable.
+    `identity` (device, inode) tells a folder from another one of the same name later; None if it is unreadable, or no
+    folder of this machine.
     `duplicates` are the names that lost to another name of the same number.
     """
 
-    versions: dict[int, Path]
+    versions: Mapping[int, Place]
     problem: str | None
     identity: tuple[int, int] | None
     duplicates: tuple[str, ...] = ()
@@ -49,7 +52,20 @@ def parse_version(name: str) -> int | None:
     return number if number <= _MAX_VERSION else None
 
 
-def scan(base_path: Path, failed: Mapping[int, Path] | None = None) -> Scan:
+def choose_names(names: Iterable[str]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Return the versions among sorted names, and the names that lose to a later one of the same number."""
+    found: dict[int, str] = {}
+    duplicates = []
+    for name in names:
+        number = parse_version(name)
+        if number is not None:
+            if number in found:
+                duplicates.append(found[number])
+            found[number] = name
+    return found, tuple(duplicates)
+
+
+def scan(base_path: Path, failed: Mapping[int, Place] | None = None) -> Scan:
     """List the versions under `base_path`, and take the fingerprints of the `failed` ones.
 
     Plain files with a number as their name count too, as in TF Serving; loading them fails with a clear message.
@@ -65,17 +81,10 @@ def scan(base_path: Path, failed: Mapping[int, Path] | None = None) -> Scan:
         return Scan({}, explain_denied(base_path), None)
     except OSError as error:
         return Scan({}, f"cannot list {base_path}: {error.strerror or error}", None)
-    found: dict[int, str] = {}
-    duplicates = []
-    for name in names:
-        number = parse_version(name)
-        if number is not None:
-            if number in found:
-                duplicates.append(found[number])
-            found[number] = name
+    found, duplicates = choose_names(names)
     versions = {number: base_path / name for number, name in found.items()}
-    prints = {number: fingerprint(path) for number, path in (failed or {}).items()}
-    return Scan(versions, None, (info.st_dev, info.st_ino), tuple(duplicates), prints)
+    prints = {number: fingerprint(path) for number, path in (failed or {}).items() if isinstance(path, Path)}
+    return Scan(versions, None, (info.st_dev, info.st_ino), duplicates, prints)
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
+
+from serving_server.place import Place
 
 __all__ = ["Loader", "Servable"]
 
@@ -37,7 +38,7 @@ class Servable(Protocol):
 class Loader(Protocol):
     """Makes servables."""
 
-    async def load(self, model: str, version: int, path: Path, on_step: Callable[[str], None]) -> Servable:
+    async def load(self, model: str, version: int, path: Place, on_step: Callable[[str], None]) -> Servable:
         """Load one version and warm it up.
 
         ``on_step`` receives "fork", "load" and "warmup" as each begins. Raises ServingError. A cancelled load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,20 +12,22 @@ from pathlib import Path
 from serving_server.errors import NotFoundError
 from serving_server.lifecycle.scan import Fingerprint, Scan, parse_version, scan
 from serving_server.lifecycle.watcher import FolderWatcher
+from serving_server.place import Place, RemotePath, to_place
 
 __all__ = ["VersionSource"]
 
 logger = logging.getLogger(__name__)
 
-# File systems stamp files with a clock that is a timer tick or two behind `time.time()`.
+# File systems stamp files with a clock that is a timer tick or two behind `time.time()`; object stores have their own.
 _CLOCK_SLACK_S = 0.05
+_REMOTE_CLOCK_SLACK_S = 5.0
 
 
 @dataclass(slots=True)
 class _Failed:
     """A version that failed to load, watched for a change of its folder."""
 
-    path: Path
+    path: Place
     since: float | None
     baseline: str | None = None  # the digest that failed; "" if the folder may have changed during the load
     last: str | None = None
@@ -36,7 +38,7 @@ class _Watched:
     """One model."""
 
     model: str
-    base_path: Path
+    base_path: Place
     patient_until: float = 0.0  # on the loop's clock: until then it is no news that there are no versions
     problem: str | None = None
     told: str | None = None  # the problem that was logged last
@@ -71,11 +73,14 @@ class VersionSource:
         False leaves everything to polling, as for network file systems that report no events.
     on_problem : callable, optional
         ``on_problem(model)`` when `problem` has changed.
+    look : callable, optional
+        ``look(base_path, failed)`` is `serving_server.lifecycle.scan.scan` for base paths that are URIs; asked by
+        polling only.
     """
 
     def __init__(
         self,
-        on_aspired: Callable[[str, dict[int, Path]], None],
+        on_aspired: Callable[[str, Mapping[int, Place]], None],
         *,
         on_changed: Callable[[str, int], object] | None = None,
         poll_wait_seconds: float = 1.0,
@@ -83,10 +88,12 @@ class VersionSource:
         settle_seconds: float = 0.2,
         watch_events: bool = True,
         on_problem: Callable[[str], None] | None = None,
+        look: Callable[[RemotePath, Mapping[int, Place]], Awaitable[Scan]] | None = None,
     ) -> None:
         self._on_aspired = on_aspired
         self._on_changed = on_changed
         self._on_problem = on_problem
+        self._look = look
         self._poll_wait = poll_wait_seconds
         self._unload_on_empty = unload_on_empty
         self._settle = settle_seconds
@@ -103,12 +110,13 @@ class VersionSource:
 
     # -- which models ----------------------------------------------------------------------------------------------
 
-    def add(self, model: str, base_path: Path | str, *, patience: float = 0.0) -> None:
+    def add(self, model: str, base_path: Place | str, *, patience: float = 0.0) -> None:
         """Watch a model from now on, or from `start`. With another base path, a known model moves to it.
 
         Versions that are missing within the first `patience` seconds are not worth a warning: they are about to come.
         """
-        base_path = Path(base_path)
+        if isinstance(base_path, str):
+            base_path = to_place(base_path)
         known = self._models.get(model)
         if known is not None:
             if known.base_path == base_path:
@@ -127,7 +135,7 @@ class VersionSource:
             watched.removed = True
             self._refresh_soon()
 
-    def base_path(self, model: str) -> Path | None:
+    def base_path(self, model: str) -> Place | None:
         """Return where the versions of a model are looked for, None for a model that is not watched."""
         watched = self._models.get(model)
         return None if watched is None else watched.base_path
@@ -182,7 +190,7 @@ class VersionSource:
         if watched.task is not None:
             await asyncio.wait([watched.task])
 
-    def watch_failed(self, model: str, version: int, path: Path, since: float | None = None) -> None:
+    def watch_failed(self, model: str, version: int, path: Place, since: float | None = None) -> None:
         """Call `on_changed` once, when the folder of a version that failed to load has changed.
 
         Parameters
@@ -226,7 +234,7 @@ class VersionSource:
                 watched.again = False
                 failed = dict(watched.failed)
                 paths = {version: entry.path for version, entry in failed.items()}
-                found = await asyncio.to_thread(scan, watched.base_path, paths)
+                found = await self._scan_once(watched.base_path, paths)
                 if watched.removed or self._closed:
                     return
                 self._apply(watched, found, failed)
@@ -236,6 +244,13 @@ class VersionSource:
             logger.exception("Scanning %s for model %s failed", watched.base_path, watched.model)
         finally:
             watched.task = None
+
+    async def _scan_once(self, base_path: Place, failed: Mapping[int, Place]) -> Scan:
+        if isinstance(base_path, RemotePath):
+            if self._look is None:
+                return Scan({}, f"base path {base_path} is not a folder of this machine", None)
+            return await self._look(base_path, failed)
+        return await asyncio.to_thread(scan, base_path, failed)
 
     def _apply(self, watched: _Watched, found: Scan, failed: dict[int, _Failed]) -> None:
         identity, watched.identity = watched.identity, found.identity
@@ -279,6 +294,7 @@ class VersionSource:
         watched.told = problem
 
     def _compare(self, watched: _Watched, found: Scan, failed: dict[int, _Failed]) -> None:
+        slack = _REMOTE_CLOCK_SLACK_S if isinstance(watched.base_path, RemotePath) else _CLOCK_SLACK_S
         for version, entry in failed.items():
             if watched.failed.get(version) is not entry:
                 continue  # replaced or dropped during the scan or by the callback
@@ -288,7 +304,7 @@ class VersionSource:
                 continue
             seen: Fingerprint = found.fingerprints[version]
             if entry.baseline is None:
-                young = entry.since is not None and seen.newest >= entry.since - _CLOCK_SLACK_S
+                young = entry.since is not None and seen.newest >= entry.since - slack
                 entry.baseline = "" if young else seen.digest
             if seen.digest != entry.baseline and seen.digest == entry.last:
                 del watched.failed[version]
@@ -334,7 +350,9 @@ class VersionSource:
     def _refresh_watch(self) -> None:
         self._refresh = None
         wanted = frozenset(
-            (watched.base_path, watched.identity) for watched in self._models.values() if watched.identity is not None
+            (watched.base_path, watched.identity)
+            for watched in self._models.values()
+            if watched.identity is not None and isinstance(watched.base_path, Path)
         )
         if wanted != self._watching and self._watcher is not None:
             self._watching = wanted

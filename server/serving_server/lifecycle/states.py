@@ -6,9 +6,9 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from serving_server.errors import InvalidArgumentError, StatusCode
+from serving_server.place import Place
 
 __all__ = ["All", "Latest", "Policy", "Specific", "State", "VersionView", "choose"]
 
@@ -47,7 +47,7 @@ class VersionView:
     restarts: int
     pending: int
     worker_pid: int | None
-    path: Path
+    path: Place
 
 
 class Policy(ABC):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from serving_server.errors import InternalError, ServingError, StatusCode, UnavailableError
 from serving_server.lifecycle.clock import Clock, LoopClock
@@ -17,6 +16,7 @@ from serving_server.lifecycle.crashes import CrashHistory, CrashPolicy
 from serving_server.lifecycle.servable import Loader, Servable
 from serving_server.lifecycle.slots import LoadSlots
 from serving_server.lifecycle.states import State, VersionView
+from serving_server.place import Place
 
 __all__ = ["Settings", "Version"]
 
@@ -49,7 +49,7 @@ class Version:
     task works on loading and one on stopping, and the stopping one waits for the other.
     """
 
-    def __init__(self, model: str, number: int, path: Path, settings: Settings) -> None:
+    def __init__(self, model: str, number: int, path: Place, settings: Settings) -> None:
         self.model = model
         self.number = number
         self.path = path

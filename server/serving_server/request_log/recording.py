@@ -28,7 +28,9 @@ from serving_server.errors import (
     ResourceExhaustedError,
     ServingError,
     StatusCode,
+    UnimplementedError,
 )
+from serving_server.place import Place, RemotePath
 from serving_server.request_log.record import Record
 from serving_server.request_log.registry import RequestLogs
 from serving_server.wire.tfrecord import frame
@@ -145,14 +147,14 @@ class Recorder:
         """Whether requests of a model are being recorded."""
         return model in self._running
 
-    async def record(self, model: str, version: int, folder: Path, wish: Wish) -> dict[str, Any]:
+    async def record(self, model: str, version: int, folder: Place, wish: Wish) -> dict[str, Any]:
         """Record the next requests that a version answers, and write its warmup file. A cancel leaves no file.
 
         Parameters
         ----------
         model : str
         version : int
-        folder : Path
+        folder : Path or RemotePath
             Of the version.
         wish : Wish
 
@@ -166,6 +168,8 @@ class Recorder:
         ------
         FailedPreconditionError
             The model is being recorded.
+        UnimplementedError
+            The version lies at a URI.
         AlreadyExistsError
             There is a warmup file, and nobody said to replace it.
         PermissionDeniedError, ServingError
@@ -175,6 +179,11 @@ class Recorder:
         """
         if self.is_recording(model):
             raise FailedPreconditionError(f"the warmup of model '{model}' is being recorded already; wait for its end")
+        if isinstance(folder, RemotePath):
+            raise UnimplementedError(
+                f"version {version} of model '{model}' lies at {folder}, and recordings are written into folders only; "
+                "record it on a server that has a copy in a folder, and put the file beside the model"
+            )
         _check(folder, replace=wish.replace)
         recording = _Recording(version, wish.requests)
         self._running.add(model)

@@ -8,9 +8,9 @@ of data that holds its own CRC says little (tensorflow/core/lib/hash/crc32c.h).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import google_crc32c
 
@@ -34,8 +34,18 @@ def frame(data: bytes) -> bytes:
     return b"".join((head, _masked(head), data, _masked(data)))
 
 
-def read(path: Path) -> Iterator[bytes]:
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def read(path: Any, open_binary: Callable[[Any], BinaryIO] = _open) -> Iterator[bytes]:
     """Yield the records of a file.
+
+    Parameters
+    ----------
+    path : Path
+        Or whatever else `open_binary` opens.
+    open_binary : callable
 
     Raises
     ------
@@ -44,7 +54,7 @@ def read(path: Path) -> Iterator[bytes]:
     OSError
         When the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         while head := file.read(_HEAD.size + _CRC.size):
             place = file.tell() - len(head)
             if len(head) < _HEAD.size + _CRC.size:

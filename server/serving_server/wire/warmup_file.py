@@ -6,9 +6,16 @@ As in TensorFlow Serving (servables/tensorflow/saved_model_warmup_util.h): a TFR
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, Self, TypeVar
 
 __all__ = ["MAX_RECORDS", "WARMUP_FILE", "warmup_file"]
+
+
+class _Folder(Protocol):
+    def __truediv__(self, name: Path, /) -> Self: ...
+
+
+Folder = TypeVar("Folder", bound=_Folder)
 
 #: In the folder of a version.
 WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -17,6 +24,6 @@ WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS: Final = 1000
 
 
-def warmup_file(version_folder: Path) -> Path:
+def warmup_file(version_folder: Folder) -> Folder:
     """Return where a version's warmup records lie (the file may not exist)."""
     return version_folder / WARMUP_FILE

@@ -13,15 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from serving_server.channel.buffers import SharedBuffer
 from serving_server.channel.lines import BlockingLines
 from serving_server.errors import ServingError
+from serving_server.place import to_place
 from serving_server.signatures import INIT_SIGNATURES, Signature, parse_signatures
 from serving_server.tensors import Array
-from serving_server.worker import warmup
+from serving_server.worker import files, warmup
 from serving_server.worker.lane import Lane
 from serving_server.worker.model import Model, as_serving_error, load_op_libraries
 from serving_server.worker.profiler import Profiler
@@ -67,13 +67,13 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     watcher = threading.Thread(target=_watch, args=(control, additions, loaded), name="control", daemon=True)
     watcher.start()
     started = time.monotonic()
-    path = Path(spec["path"])
+    path = to_place(spec["path"])
     try:
         control.send({"event": "step", "step": "load"})
         session_config = base64.b64decode(spec["session"])
         load_op_libraries(spec["op_libraries"])
         model: Runner
-        if spec["tflite"] and (path / "model.tflite").exists():
+        if spec["tflite"] and files.exists(path / "model.tflite"):
             from serving_server.worker.tflite import TfliteModel  # few servers have one
 
             model = TfliteModel(path, session_config)

@@ -26,9 +26,11 @@ from serving_server.errors import (
     StatusCode,
     UnimplementedError,
 )
+from serving_server.place import Place, RemotePath
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
 from serving_server.wire.messages import SignatureDefMap
+from serving_server.worker import files
 from serving_server.worker.freeze import Frozen, freeze, frozen_callable
 from serving_server.worker.runner import Runnable
 from serving_server.worker.statefulness import keeps_feeds
@@ -72,16 +74,11 @@ def check_folder(path: Path) -> None:
         raise NotFoundError(f"version folder {path} is gone") from None
     if not found:
         there = f"it holds {', '.join(entries[:8])}" if entries else "it is empty"
-        msg = (
-            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-            f"`saved_model.pb`)\nSpecified file path: {path}\n({there}; is a copy still under way? Copy into a hidden "
-            "folder beside it and rename)"
-        )
-        raise NotFoundError(msg)
+        hint = f"{there}; is a copy still under way? Copy into a hidden folder beside it and rename"
+        raise _no_saved_model(path, hint)
     # A model without variables may come with an empty folder for them: TensorFlow 1's builder always makes it.
     if inside and variables / "variables.index" not in inside:
-        msg = f"{variables} has no variables.index: the SavedModel is incomplete; is a copy still under way?"
-        raise FailedPreconditionError(msg)
+        raise _no_index(variables)
     for file in (*found, *inside):
         try:
             file.open("rb").close()
@@ -89,6 +86,31 @@ def check_folder(path: Path) -> None:
             mode = oct(file.stat().st_mode & 0o7777)
             msg = f"cannot read {file}: permission denied (mode {mode}); chmod +r it for the server's user"
             raise PermissionDeniedError(msg) from None
+
+
+def check_remote(path: RemotePath) -> None:
+    """Say what is missing where a URI says, before TensorFlow says it in its own way."""
+    if files.exists(path / "export.meta"):
+        raise UnimplementedError("Session Bundle is deprecated and removed.")
+    entries = files.names(path)
+    if not {"saved_model.pb", "saved_model.pbtxt"} & set(entries):
+        there = f"there is {', '.join(entries[:8])}" if entries else "there is nothing"
+        raise _no_saved_model(path, f"{there}; is an upload still under way?")
+    inside = files.names(path / "variables") if "variables" in entries else []
+    if inside and "variables.index" not in inside:
+        raise _no_index(path / "variables")
+
+
+def _no_saved_model(path: Place, hint: str) -> NotFoundError:
+    return NotFoundError(
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+        f"`saved_model.pb`)\nSpecified file path: {path}\n({hint})"
+    )
+
+
+def _no_index(variables: Place) -> FailedPreconditionError:
+    msg = f"{variables} has no variables.index: the SavedModel is incomplete; is a copy still under way?"
+    return FailedPreconditionError(msg)
 
 
 def load_op_libraries(paths: Sequence[str]) -> None:
@@ -111,7 +133,7 @@ class Model:
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : Path or RemotePath
         The version folder.
     tags : sequence of str
         Exact tag set of the MetaGraphDef.
@@ -124,8 +146,11 @@ class Model:
         When it cannot be loaded, naming the folder.
     """
 
-    def __init__(self, path: Path, tags: Sequence[str], session_config: bytes) -> None:
-        check_folder(path)
+    def __init__(self, path: Place, tags: Sequence[str], session_config: bytes) -> None:
+        if isinstance(path, Path):
+            check_folder(path)
+        else:
+            check_remote(path)
         self.graph = tf.Graph()
         self.frozen: Frozen | None = None
         self._frozen_tensors: set[str] = set()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +19,11 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.interpreter import Interpreter
 
 from serving_server.errors import InvalidArgumentError
+from serving_server.place import Place
 from serving_server.signatures import DEFAULT_SIGNATURE
 from serving_server.tensors import Array, by_numpy
 from serving_server.wire.messages import SignatureDef, SignatureDefMap
+from serving_server.worker.files import open_binary
 from serving_server.worker.runner import Runnable
 
 __all__ = ["FILE", "TfliteModel"]
@@ -42,7 +43,7 @@ class TfliteModel:
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : Path or RemotePath
         The version folder.
     session_config : bytes
         A serialized `tensorflow.ConfigProto`, of which `intra_op_parallelism_threads` counts; 0 means 1 here.
@@ -53,8 +54,9 @@ class TfliteModel:
         When the file is no TensorFlow Lite model.
     """
 
-    def __init__(self, path: Path, session_config: bytes) -> None:
-        self._content = (path / FILE).read_bytes()
+    def __init__(self, path: Place, session_config: bytes) -> None:
+        with open_binary(path / FILE) as file:
+            self._content = file.read()
         self._threads = config_pb2.ConfigProto.FromString(session_config).intra_op_parallelism_threads or 1
         self._local = threading.local()
         try:

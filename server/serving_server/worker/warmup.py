@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -28,20 +27,22 @@ from serving_server.inputs import (
     signature_of,
 )
 from serving_server.multi_inference import InferenceTask
+from serving_server.place import Place
 from serving_server.signatures import Signature
 from serving_server.tensors import Array, TensorParsingError, to_array
 from serving_server.wire import tfrecord
 from serving_server.wire.messages import PredictionLog, SerializedInput
 from serving_server.wire.warmup_file import MAX_RECORDS, warmup_file
+from serving_server.worker import files
 from serving_server.worker.model import as_serving_error
 from serving_server.worker.runner import Runner
 
 __all__ = ["WarmupRequest", "read", "replay"]
 
 
-def _records(path: Path) -> Iterator[Any]:
+def _records(path: Place) -> Iterator[Any]:
     try:
-        for count, record in enumerate(tfrecord.read(path), 1):
+        for count, record in enumerate(tfrecord.read(path, files.open_binary), 1):
             if count > MAX_RECORDS:
                 msg = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
                 raise InvalidArgumentError(msg)
@@ -75,7 +76,7 @@ class WarmupRequest:
 
 
 def read(
-    signatures: Mapping[str, Signature], definitions: Any, version_folder: Path, *, check_method_names: bool
+    signatures: Mapping[str, Signature], definitions: Any, version_folder: Place, *, check_method_names: bool
 ) -> list[WarmupRequest]:
     """Return every recorded request of a version; none without a file.
 
@@ -84,7 +85,7 @@ def read(
     signatures : mapping of str to Signature
     definitions : mapping of str to message
         The same as `SignatureDef`.
-    version_folder : pathlib.Path
+    version_folder : Path or RemotePath
     check_method_names : bool
         As requests are checked (``--enable_signature_method_name_check``).
 
@@ -94,7 +95,7 @@ def read(
         When a record cannot be read or does not fit the model: the version must not become AVAILABLE.
     """
     path = warmup_file(version_folder)
-    if not path.exists():
+    if not files.exists(path):
         return []
     reader = _Reader(signatures, definitions, check_method_names)
     requests = []
