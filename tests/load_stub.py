@@ -31,6 +31,8 @@ from serving_server.wire.messages import (
 __all__ = ["LoadStub"]
 
 ROOT = Path(__file__).parent.parent
+#: Requests after which the stub is said to be busy; a warm-up has fewer.
+BUSY = 200
 _SERVICE = b"/tensorflow.serving.PredictionService/"
 
 
@@ -42,13 +44,17 @@ class LoadStub:
     delays_ms : sequence of float
         Answers take these, in turn.
     freeze : (float, float), optional
-        So many seconds after its 200th request (a warm-up has fewer), it does nothing for so long.
+        So many seconds after `BUSY` requests, it does nothing for so long.
     die_after : int
         Predict requests after which the process ends.
     fail_after : int
-        Predict requests after which all are answered RESOURCE_EXHAUSTED.
+        Predict requests after which all are answered RESOURCE_EXHAUSTED; -1: all.
     threads : int
         Requests that are worked on at once, one after the other beyond; 0: all at once.
+    exact : bool
+        It sleeps while it works, which is more exact than a timer of the loop; for one request at a time.
+    port : int
+        0: a free one.
 
     Attributes
     ----------
@@ -64,13 +70,18 @@ class LoadStub:
         die_after: int = 0,
         fail_after: int = 0,
         threads: int = 0,
+        exact: bool = False,
+        port: int = 0,
     ) -> None:
         self._arguments = [
             f"--delays={','.join(map(str, delays_ms))}",
             f"--die-after={die_after}",
             f"--fail-after={fail_after}",
             f"--threads={threads}",
+            f"--port={port}",
         ]
+        if exact:
+            self._arguments.append("--exact")
         if freeze is not None:
             self._arguments += [f"--freeze-at={freeze[0]}", f"--freeze-for={freeze[1]}"]
         self.address = ""
@@ -88,6 +99,12 @@ class LoadStub:
         self.address = self.process.stdout.readline().strip()
         assert self.address, "the stub did not start"
         return self
+
+    def wait_busy(self) -> None:
+        """Wait until it has had `BUSY` requests."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "busy\n"
 
     def __exit__(self, *exc_info: object) -> None:
         assert self.process is not None
@@ -108,12 +125,14 @@ class _Methods:
         options = self._options
         number = self._count
         self._count += 1
+        if number == BUSY:
+            print("busy", flush=True)
         if options.die_after and number >= options.die_after:
             os._exit(0)
         if options.fail_after and number >= options.fail_after:
             call.fail(StatusCode.RESOURCE_EXHAUSTED, "the stub has had enough")
             return None
-        if options.freeze_for and number == 200:
+        if options.freeze_for and number == BUSY:
             self._loop.call_later(options.freeze_at, time.sleep, options.freeze_for)
         delay = self._delays[number % len(self._delays)]
         if self._free:
@@ -121,7 +140,9 @@ class _Methods:
             place = min(range(len(self._free)), key=self._free.__getitem__)
             self._free[place] = max(now, self._free[place]) + delay
             delay = self._free[place] - now
-        if delay:
+        if delay and options.exact:
+            time.sleep(delay)
+        elif delay:
             return self._loop.call_later(delay, call.answer, self._answer).cancel
         call.answer(self._answer)
         return None
@@ -145,7 +166,7 @@ class _Methods:
 async def _serve(options: argparse.Namespace) -> None:
     methods = _Methods(options)
     server = Http2Server({_SERVICE + b"Predict": methods.predict, _SERVICE + b"GetModelMetadata": methods.metadata})
-    ((host, port),) = await server.start_tcp("127.0.0.1", 0)
+    ((host, port),) = await server.start_tcp("127.0.0.1", options.port)
     print(f"{host}:{port}", flush=True)
     gone = asyncio.Event()
     os.set_blocking(sys.stdin.fileno(), False)
@@ -162,6 +183,8 @@ def main() -> None:
     parser.add_argument("--die-after", type=int, default=0)
     parser.add_argument("--fail-after", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--exact", action="store_true")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(parser.parse_args()))
 

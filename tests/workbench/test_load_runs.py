@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import psutil
 import pytest
 
 import serving_workbench as sw
+from serving_workbench.load.records import UNANSWERED
 from serving_workbench.load.testing import start
 from tests.load_stub import LoadStub
-from tests.servers import SharedServer
+from tests.servers import SharedServer, wait_until
+
+CHILD = "serving_workbench.load.child"
 
 
-def no_children() -> bool:
-    return not [child for child in psutil.Process().children() if "load.child" in " ".join(child.cmdline())]
+def senders(pid: int | None = None) -> list[psutil.Process]:
+    """The sending processes of a process (this one)."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if CHILD in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+# --- what a run is ---
 
 
 def test_an_open_loop_sends_what_it_has_drawn() -> None:
     with LoadStub() as stub:
         result = sw.loadtest(stub.address, model="any", rate=200, seconds=1, seed=3, progress=False, slo="p99 1s")
+        again = sw.loadtest(stub.address, model="any", rate=200, seconds=1, seed=3, progress=False)
     records = result.records
     assert result.complete
     assert result.summary.statuses == {"OK": len(records)}
-    again = np.diff(records.scheduled)
-    assert (again >= 0).all()
+    assert records.scheduled.tobytes() == again.records.scheduled.tobytes()
+    assert (np.diff(records.scheduled) >= 0).all()
     assert (records.sent >= records.scheduled).all()
     assert (records.answered > records.sent).all()
     assert 150 <= len(records) <= 250
     assert result.p50 <= result.p99
+    assert 0 < result.summary.client_cpu < 1
     assert "poisson arrivals, 200/s" in repr(result)
-    assert no_children()
+    assert "us CPU per request" in repr(result)
+    assert not senders()
 
 
 def test_a_closed_loop_keeps_requests_in_flight() -> None:
@@ -43,25 +69,36 @@ def test_a_closed_loop_keeps_requests_in_flight() -> None:
     assert 200 < len(records) <= 1260
 
 
-def test_a_run_is_stopped_and_keeps_what_it_has() -> None:
-    with LoadStub() as stub, start(stub.address, model="any", rate=300, seconds=60) as run:
-        while run.live().answered < 30:
-            assert not run.poll(0.05)
-        result = run.stop()
-        assert run.pid is None
-    assert not result.complete
-    assert result.summary.good >= 30
-    assert "Partial: it was interrupted" in repr(result)
-    assert no_children()
+def test_errors_are_counted_by_status() -> None:
+    with LoadStub(fail_after=100) as stub:
+        result = sw.loadtest(stub.address, model="any", rate=300, seconds=1, progress=False, max_in_flight=4)
+    assert result.complete
+    assert not result.ok
+    assert set(result.summary.statuses) == {"OK", "RESOURCE_EXHAUSTED"}
+    assert result.records.texts == {8: "the stub has had enough"}
+    assert "the stub has had enough" in repr(result)
 
 
-def test_a_server_that_dies_leaves_a_partial_result() -> None:
-    with LoadStub(die_after=300) as stub:
-        result = sw.loadtest(stub.address, model="any", rate=500, seconds=60, progress=False)
-    assert result.records.reason == "gone"
-    assert result.summary.statuses["OK"] > 100
-    assert result.summary.statuses["UNAVAILABLE"] > 0
-    assert no_children()
+def test_an_overloaded_server_is_saturated_and_the_run_ends_early() -> None:
+    with LoadStub(delays_ms=(10.0,), threads=1) as stub:
+        result = sw.loadtest(
+            stub.address, model="any", rate=1000, seconds=60, progress=False, max_backlog=500, slo="p99 1s"
+        )
+    assert result.records.reason == "backlog"
+    assert result.saturated
+    assert result.slo_met is False
+    assert result.summary.stop < 5
+    assert (result.records.status == UNANSWERED).any()
+
+
+def test_the_cap_is_kept_and_counted() -> None:
+    with LoadStub(delays_ms=(20.0,)) as stub:
+        result = sw.loadtest(stub.address, model="any", rate=200, seconds=1, max_in_flight=2, progress=False, seed=1)
+    assert result.records.ticks[:, 2].max() <= 2
+    assert result.summary.waited > 50
+    assert "requests waited in the client, as 2 were in flight" in repr(result)
+    # The server takes 20 ms; who counts from the schedule sees the queue in the client.
+    assert result.summary.send_latency[50.0].value < result.p50
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -72,3 +109,236 @@ def test_a_real_server(shared_server: SharedServer, protocol: str) -> None:
     )
     assert set(result.summary.statuses) == {"OK"}
     assert result.setup.rows == 2
+    opened = sw.loadtest(
+        address, model="half_plus_two", version=1, rate=100, seconds=0.5, protocol=protocol, progress=False
+    )
+    assert set(opened.summary.statuses) == {"OK"}
+
+
+# --- bars ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [200, 1000])
+def test_what_is_scheduled_is_sent(rate: int) -> None:
+    """L1, best of three: the machine may be busy."""
+    seen = []
+    with LoadStub() as stub:
+        for _ in range(3):
+            result = sw.loadtest(
+                stub.address, model="any", rate=rate, seconds=5, arrivals="constant", warmup=0, progress=False
+            )
+            records = result.records
+            inside = float((records.sent < 5.0).mean())
+            achieved = result.summary.rate / rate
+            seen.append((inside, achieved))
+            if inside >= 0.99 and abs(achieved - 1) <= 0.01:
+                return
+    pytest.fail(f"sent inside the window, achieved / target: {seen}")
+
+
+@pytest.mark.slow
+def test_a_stall_counts_for_all_who_would_have_come() -> None:
+    """L3: no coordinated omission, though the client waits with its requests (best of three)."""
+    seen = []
+    for _ in range(3):
+        with LoadStub(freeze=(3.0, 1.0)) as stub:  # five seconds after the first request of the run
+            result = sw.loadtest(
+                stub.address, model="any", rate=100, seconds=10, arrivals="constant", max_in_flight=8, progress=False
+            )
+        summary = result.summary
+        p95, p99 = summary.latency[95.0].value, summary.latency[99.0].value
+        sent_based = summary.send_latency[95.0].value
+        seen.append((p95, p99, sent_based, summary.warmup_cut))
+        if 0.4 <= p95 <= 0.6 and p99 >= 0.85 and sent_based < 0.05:
+            assert "requests waited in the client, as 8 were in flight" in repr(result)
+            assert summary.warmup_cut == 0  # a stall is no warm-up
+            return
+    pytest.fail(f"p95, p99, p95 from sending, cut: {seen}")
+
+
+def test_known_times_are_measured() -> None:
+    """L4, best of three."""
+    delays = np.array([2.0, 5.0, 10.0, 20.0])
+    seen = []
+    for _ in range(3):
+        with LoadStub(delays_ms=delays.tolist(), exact=True) as stub:
+            result = sw.loadtest(stub.address, model="any", concurrency=1, seconds=2, warmup=0, progress=False)
+        latency = result.records.latency
+        counted = latency[result.to_frame()["counted"].to_numpy()]
+        assert result.percentile(99) == result.p99 == np.percentile(counted, 99)
+        known = delays[(1 + np.arange(len(latency))) % 4] / 1e3  # the first request was the warm-up
+        errors = [float(np.median(latency[known == each] - each)) for each in np.unique(known)]
+        seen.append(errors)
+        if all(0 <= error <= 0.0003 + 0.01 * each for error, each in zip(errors, np.unique(known), strict=True)):
+            return
+    pytest.fail(f"median errors in seconds: {seen}")
+
+
+# --- ends ---
+
+
+def test_a_run_is_stopped_and_keeps_what_it_has() -> None:
+    with LoadStub() as stub, start(stub.address, model="any", rate=300, seconds=60) as run:
+        while run.live().answered < 30:
+            assert not run.poll(0.05)
+        live = run.live()
+        assert live.sent >= live.answered >= 30
+        assert 0 < live.p50 <= live.p99
+        result = run.stop()
+        assert run.stop() is result
+        assert run.wait() is result
+        assert run.pid is None
+    assert not result.complete
+    assert result.summary.good >= 30
+    assert "Partial: it was interrupted" in repr(result)
+    assert not senders()
+
+
+def test_a_server_that_dies_leaves_a_partial_result() -> None:
+    for load in ({"rate": 500}, {"concurrency": 3}):
+        with LoadStub(die_after=300) as stub:
+            result = sw.loadtest(stub.address, model="any", seconds=60, progress=False, **load)
+        assert result.records.reason == "gone"
+        assert result.summary.statuses["OK"] > 100
+        assert result.summary.statuses["UNAVAILABLE"] > 0
+        assert "the server could not be reached any more" in repr(result)
+        assert not senders()
+
+
+def test_a_server_that_comes_back_is_asked_again() -> None:
+    with LoadStub(die_after=200) as first, start(first.address, model="any", rate=200, seconds=3) as run:
+        assert first.process is not None
+        first.process.wait(20)
+        with LoadStub(port=int(first.address.rpartition(":")[2])):
+            result = run.wait()
+    assert result.complete
+    last = result.records.status[-50:]
+    assert (last == 0).all()
+    assert result.summary.statuses["UNAVAILABLE"] > 0
+
+
+def test_a_sender_that_is_killed_leaves_what_it_had_noted() -> None:
+    with LoadStub() as stub, start(stub.address, model="any", rate=300, seconds=60) as run:
+        while run.live().answered < 30:
+            assert not run.poll(0.05)
+        (sender,) = senders()
+        sender.kill()
+        result = run.wait()
+    assert result.records.reason == "crashed"
+    assert result.summary.good >= 30
+    assert "process died" in repr(result)
+
+
+_SCRIPT = """
+import serving_workbench as sw
+print("began", flush=True)
+result = sw.loadtest({address!r}, model="any", rate=200, seconds=60, progress=False)
+print(result.complete, result.summary.good > 0, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_of_the_owner_leaves_no_child(how: signal.Signals) -> None:
+    """L7: Ctrl-C keeps what there is; a kernel that is killed takes its child along. Two seconds for either."""
+    with LoadStub() as stub:
+        script = _SCRIPT.format(address=stub.address)
+        owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "began\n"
+        (sender,) = wait_until(lambda: senders(owner.pid), 20, "the sender")
+        stub.wait_busy()
+        owner.send_signal(how)
+        said, _ = owner.communicate(timeout=20)
+        wait_until(lambda: not sender.is_running(), 2.0, "the sender's end")
+    if how is signal.SIGINT:
+        assert owner.returncode == 0
+        assert said == "False True\n"
+
+
+# --- bad input ---
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_nobody_there_is_told() -> None:
+    address = f"127.0.0.1:{_free_port()}"
+    for protocol in ("grpc", "rest"):
+        with pytest.raises(sw.LoadError, match=address) as error:
+            sw.loadtest(address, model="any", rate=1, protocol=protocol)
+        assert error.value.code == "UNAVAILABLE"
+    assert not senders()
+
+
+def test_a_first_answer_that_is_an_error_ends_it_at_once() -> None:
+    with LoadStub(fail_after=-1) as stub, pytest.raises(sw.LoadError, match="RESOURCE_EXHAUSTED: the stub has had"):
+        sw.loadtest(stub.address, model="any", rate=10, progress=False)
+    assert not senders()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "needs rate="),
+        ({"rate": 1, "concurrency": 1}, "Give one of them"),
+        ({"concurrency": 0}, "concurrency=0 is not a whole number"),
+        ({"rate": 1, "seconds": -1}, "seconds=-1"),
+        ({"rate": 1, "rows": 1.5}, "rows=1.5"),
+        ({"rate": 1, "warmup": "long"}, "warmup='long'"),
+        ({"rate": 1, "protocol": "http"}, "protocol='http'"),
+        ({"rate": 1, "slo": "quick"}, "slo='quick'"),
+        ({"rate": 1, "signature": "other"}, "no signature 'other'; its signatures are 'serving_default'"),
+        ({"rate": 1, "data": np.zeros((0, 4), np.float32)}, "no rows to send"),
+        ({"rate": 1, "data": np.zeros((2, 3), np.float32)}, "has shape [?, 4]; given [2, 3]"),
+        ({"arrivals": "recorded"}, "no request log with times"),
+        ({"rate": 1, "tls": "/nowhere.pem"}, "tls='/nowhere.pem' is no readable file"),
+        ({"rate": 1, "model": None}, "no model of it is named"),
+    ],
+)
+def test_bad_arguments_are_named(stub: LoadStub, arguments: dict, text: str) -> None:
+    with pytest.raises(sw.WorkbenchError) as error:
+        sw.loadtest(stub.address, **({"model": "any"} | arguments))
+    assert text in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def stub() -> LoadStub:
+    from tests import leaks
+
+    with LoadStub() as found:
+        assert found.process is not None
+        leaks.allow(found.process.pid)
+        yield found
+
+
+def test_it_runs_beside_an_event_loop_and_in_a_thread(stub: LoadStub) -> None:
+    found = []
+
+    async def cell() -> None:  # a notebook's cell runs inside of a running loop
+        found.append(sw.loadtest(stub.address, model="any", rate=100, seconds=0.3, progress=False))
+
+    asyncio.run(cell())
+    thread = threading.Thread(
+        target=lambda: found.append(sw.loadtest(stub.address, model="any", rate=100, seconds=0.3, progress=False))
+    )
+    thread.start()
+    thread.join(30)
+    assert [result.complete for result in found] == [True, True]
+
+
+def test_a_module_in_the_current_folder_does_not_shadow_ours(
+    stub: LoadStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert sw.loadtest(stub.address, model="any", rate=50, seconds=0.2, progress=False).complete
+
+
+def test_the_sender_starts_without_numpy() -> None:
+    code = f"import {CHILD}, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"numpy", "scipy", "grpc", "google.protobuf", "tensorflow", "pandas"} & set(json.loads(done.stdout))

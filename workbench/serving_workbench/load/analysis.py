@@ -20,6 +20,7 @@ __all__ = [
     "littles_law",
     "mser5",
     "needed_requests",
+    "order_interval",
     "percentiles",
     "saturation",
     "warm_up",
@@ -108,10 +109,10 @@ def _block_bootstrap(given: Floats, ordered: Floats, percents: tuple[float, ...]
     if size < _MIN_BLOCK or positive <= 0 or ordered[-1] <= positive:
         return None
     edges = np.geomspace(positive, ordered[-1], _BINS + 1)
-    blocks = given[: size * _BLOCKS].reshape(_BLOCKS, size)
-    bins = np.clip(np.searchsorted(edges, blocks, "right") - 1, 0, _BINS - 1)
-    counts = np.zeros((_BLOCKS, _BINS))
-    np.add.at(counts, (np.repeat(np.arange(_BLOCKS), size), bins.ravel()), 1)
+    logs = np.log(np.maximum(given[: size * _BLOCKS], positive) / positive)
+    bins = np.minimum((logs * (_BINS / math.log(ordered[-1] / positive))).astype(np.int64), _BINS - 1)
+    cells = np.repeat(np.arange(_BLOCKS) * _BINS, size) + bins
+    counts = np.bincount(cells, minlength=_BLOCKS * _BINS).reshape(_BLOCKS, _BINS)
     rng = np.random.default_rng(0)
     weights = rng.multinomial(_BLOCKS, np.full(_BLOCKS, 1 / _BLOCKS), _RESAMPLES)
     sums = np.cumsum(weights @ counts, axis=1) / (size * _BLOCKS)

@@ -165,6 +165,11 @@ class Sender:
         self._check_began()
 
     @property
+    def began(self) -> bool:
+        """Whether the first request of the run was sent."""
+        return "ready" in self._said
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return "ended" in self._said or "failed" in self._said or "gone" in self._said

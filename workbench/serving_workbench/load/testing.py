@@ -63,6 +63,11 @@ class LoadRun:
         return None if process is None else process.pid
 
     @property
+    def began(self) -> bool:
+        """Whether the warm-up is over."""
+        return self._sender.began
+
+    @property
     def done(self) -> bool:
         """Whether there is a result."""
         return self._result is not None
@@ -282,6 +287,8 @@ def loadtest(target: str | ServedModel, *, progress: bool = True, **options: Any
                 while not run.poll(0.25):
                     bar.show(run.live())
         except KeyboardInterrupt:
+            if not run.began:
+                raise  # there is nothing to keep
             return run.stop()
         return run.wait()
 
