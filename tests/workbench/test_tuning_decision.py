@@ -63,3 +63,26 @@ def test_nothing_keeps_an_impossible_objective() -> None:
     assert decision.best is None
     assert decision.sustained[0].sure == 0
     assert gain(*decision.sustained) is None
+
+
+def test_disturbed_repeats_do_not_count_where_enough_are_left() -> None:
+    calm = evidence(8, 400)
+    spoiled = calm.latencies.copy()
+    spoiled[:2] = np.inf
+    marked = Evidence(calm.parameters, RATES, spoiled, (True, True, False, False, False))
+    found = sustained(marked, 0.020)
+    assert found.sure > 300
+    assert np.isnan(found.by_repeat).tolist() == [True, True, False, False, False]
+    compared = gain(found, sustained(calm, 0.020))
+    assert compared is not None
+    assert compared.ratio == pytest.approx(1.0)
+    too_few = Evidence(calm.parameters, RATES, spoiled, (True, True, True, False, False))
+    assert sustained(too_few, 0.020).sure == 0
+
+
+def test_one_spoiled_rung_is_judged_with_its_neighbours() -> None:
+    latencies = np.array([[0.004, 0.300, 0.006, 0.050]] * 5)
+    assert sustained(Evidence(None, RATES, latencies), 0.020).rate == pytest.approx(
+        100 * 2 ** (np.log(5) / np.log(10.6)), rel=0.05
+    )
+    assert sustained(Evidence(None, RATES, np.array([[0.004, 0.022, 0.006, 0.050]] * 5)), 0.020).rate > 400

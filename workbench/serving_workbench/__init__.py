@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from serving_workbench.replaying import replay
     from serving_workbench.server import Server
     from serving_workbench.tables import Table
+    from serving_workbench.tuning.entry import tune
+    from serving_workbench.tuning.result import TuneResult
     from serving_workbench.verbs import instances, logs, status, stop
     from serving_workbench.version_history import history
 
@@ -61,6 +63,7 @@ __all__ = [
     "Server",
     "ServerNotRunningError",
     "Table",
+    "TuneResult",
     "VersionSkewWarning",
     "WorkbenchError",
     "WorkbenchWarning",
@@ -74,6 +77,7 @@ __all__ = [
     "serve",
     "status",
     "stop",
+    "tune",
     "unload_ipython_extension",
 ]
 
@@ -92,6 +96,8 @@ _HOME = {
     "ReplayResult": "replay_result",
     "Server": "server",
     "Table": "tables",
+    "tune": "tuning.entry",
+    "TuneResult": "tuning.result",
 }
 _NOTEBOOK_GROUP = "serving_workbench.notebook"
 

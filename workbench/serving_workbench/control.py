@@ -30,6 +30,7 @@ _CODE_BY_HTTP = {
 }
 _PREFIX = "/control/v1"
 _MAX_ANSWER = 64 << 20
+_NO_BODY = object()
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -79,14 +80,15 @@ class ControlClient:
         _, host, port = self._address  # type: ignore[misc]  # the records module has checked its length
         return http.client.HTTPConnection(host, port, timeout=timeout)
 
-    def request(self, method: str, path: str, body: object = None, *, patience: float = 0.0) -> Any:
+    def request(self, method: str, path: str, body: object = _NO_BODY, *, patience: float = 0.0) -> Any:
         """Send one request; return the decoded JSON answer (None when it is empty).
 
+        A `body` of None is JSON's null, which is not the same as none.
         `patience` are seconds that the server itself may wait before it answers.
         """
         timeout = self._timeout + patience
         connection = self._connection(timeout)
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is _NO_BODY else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Connection": "close"}
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -170,14 +172,20 @@ class ControlClient:
         """Return the batching parameters in force; None when batching is off."""
         return _optional(self.request("GET", f"{_model(name)}/batching"))
 
-    def patch_batching(self, name: str, changes: dict[str, Any]) -> dict[str, Any] | None:
-        """Change batching parameters while requests run; return all of them."""
+    def patch_batching(self, name: str, changes: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Change batching parameters while requests run, or turn batching off (None); return all of them."""
         return _optional(self.request("PATCH", f"{_model(name)}/batching", changes))
 
     def record_warmup(self, name: str, *, seconds: float, **options: Any) -> dict[str, Any]:
         """Record the next requests as warmup; `options` are ``requests``, ``version`` and ``replace``. Waits."""
         body = {"seconds": seconds, **options}
         return dict(self.request("POST", f"{_model(name)}/warmup", body, patience=seconds))
+
+    def service_times(self, name: str, *, seconds: float, **wish: Any) -> dict[str, Any]:
+        """Run times of a version by rows, measured in its worker; `wish` as the server's route takes it. Waits."""
+        # Sizes are run thrice at least, however long that takes; a large model needs patience.
+        body = {"seconds": seconds, **wish}
+        return dict(self.request("POST", f"{_model(name)}/service_times", body, patience=120.0 + seconds))
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, by model and version."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["seconds", "text", "tolerance", "whole"]
+__all__ = ["rate", "seconds", "text", "tolerance", "whole"]
 
 
 def text(value: Any) -> str:
@@ -21,6 +21,17 @@ def seconds(value: Any) -> float:
         number = -1.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{value!r} is not a positive number of seconds")
+    return number
+
+
+def rate(value: Any) -> float:
+    """A positive, finite number of requests per second."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a positive number of requests per second")
     return number
 
 

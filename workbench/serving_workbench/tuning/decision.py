@@ -21,6 +21,12 @@ __all__ = ["Decision", "Evidence", "Gain", "Sustained", "decide", "gain", "susta
 
 Floats = NDArray[np.float64]
 
+#: A latency of so many objectives is as bad as any: no number of good ones makes up for it.
+_HOPELESS: Final = 20.0
+
+#: Repeats that an interval can rest on.
+_ENOUGH: Final = 3
+
 #: Of all intervals and bounds.
 CONFIDENCE: Final = 0.95
 
@@ -36,17 +42,30 @@ class Evidence:
     rates : numpy.ndarray
         Requests per second offered, ascending, shape [k].
     latencies : numpy.ndarray
-        p99 in seconds, shape [repeats, k]; infinite where the server did not keep up, or was not asked because it had
-        not kept up at the rate before.
+        p99 in seconds, float64, shape [repeats, k]; infinite where the server did not keep up, or was not asked because
+        it had not kept up at the rate before.
+    disturbed : tuple of bool
+        Repeats in which something else used the processors: they do not count where enough others are left. Empty:
+        none.
     """
 
     parameters: BatchingParameters | None
     rates: Floats
     latencies: Floats
+    disturbed: tuple[bool, ...] = ()
+
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """Which repeats count."""
+        calm = ~np.array(self.disturbed or (False,) * len(self.latencies), np.bool_)
+        return calm if calm.sum() >= _ENOUGH else np.ones(len(self.latencies), np.bool_)
 
 
 class Sustained(NamedTuple):
-    """Requests per second: `sure` by the upper bound of p99; `rate` in the middle of all repeats, with its interval."""
+    """Requests per second: `sure` by the upper bound of p99; `rate` in the middle of the repeats, with its interval.
+
+    `by_repeat` is not a number for repeats that do not count.
+    """
 
     sure: float
     rate: float
@@ -70,6 +89,9 @@ class Decision(NamedTuple):
     ----------
     best : int or None
         Index of the winner; None when none keeps the objective at any measured rate.
+    sure : bool
+        False: no configuration surely sustains any rate, as repeats differ too much; the winner is the one that did so
+        at the highest rate in most of them.
     tied : list of int
         Those that cannot be told from the one with the highest rate, the winner included.
     sustained : list of Sustained
@@ -77,6 +99,7 @@ class Decision(NamedTuple):
     """
 
     best: int | None
+    sure: bool
     tied: list[int]
     sustained: list[Sustained]
 
@@ -84,14 +107,29 @@ class Decision(NamedTuple):
 def sustained(evidence: Evidence, slo: float, confidence: float = CONFIDENCE) -> Sustained:
     """Return which rate keeps p99 within `slo` seconds; between two measured rates, on a line in the logarithms."""
     rates = np.asarray(evidence.rates, np.float64)
-    latencies = np.atleast_2d(evidence.latencies)
-    by_repeat = np.array([_crossing(rates, row, slo) for row in latencies])
-    upper = _upper_bounds(latencies, confidence)
-    sure = _crossing(rates, upper, slo)
-    if np.any(by_repeat <= 0):
-        return Sustained(sure, float(np.median(by_repeat)), 0.0, float(by_repeat.max()), by_repeat)
-    middle, low, high = _interval(np.log(by_repeat), confidence)
+    counts = evidence.counts
+    latencies = np.array([_rising(row, slo) for row in evidence.latencies[counts]])
+    crossings = np.array([_crossing(rates, row, slo) for row in latencies])
+    by_repeat = np.full(len(counts), np.nan)
+    by_repeat[counts] = crossings
+    sure = _crossing(rates, _upper_bounds(latencies, confidence), slo)
+    if np.any(crossings <= 0):
+        return Sustained(sure, float(np.median(crossings)), 0.0, float(crossings.max()), by_repeat)
+    middle, low, high = _interval(np.log(crossings), confidence)
     return Sustained(sure, math.exp(middle), math.exp(low), math.exp(high), by_repeat)
+
+
+def _rising(latencies: Floats, slo: float) -> Floats:
+    """Return latencies that do not fall with the rate (isotonic regression of the logarithms).
+
+    A rung that was lucky, or that a hiccup of the machine has spoiled, counts together with its neighbours.
+    """
+    from scipy.optimize import isotonic_regression  # as `_student`
+
+    hopeless = _HOPELESS * slo
+    logs = np.log(np.minimum(latencies, hopeless))
+    risen = np.exp(isotonic_regression(logs).x)
+    return np.where(risen >= 0.999 * hopeless, np.inf, risen)
 
 
 def _upper_bounds(latencies: Floats, confidence: float) -> Floats:
@@ -137,9 +175,9 @@ def _student(probability: float, freedom: int) -> float:
 
 def gain(of: Sustained, over: Sustained, confidence: float = CONFIDENCE) -> Gain | None:
     """Compare two configurations, repeat by repeat; None when one of them never kept the objective."""
-    count = min(len(of.by_repeat), len(over.by_repeat))
-    first, second = of.by_repeat[:count], over.by_repeat[:count]
-    if count == 0 or np.any(first <= 0) or np.any(second <= 0):
+    both = np.isfinite(of.by_repeat) & np.isfinite(over.by_repeat)
+    first, second = of.by_repeat[both], over.by_repeat[both]
+    if not both.any() or np.any(first <= 0) or np.any(second <= 0):
         return None
     middle, low, high = _interval(np.log(first) - np.log(second), confidence)
     return Gain(math.exp(middle), math.exp(low), math.exp(high))
@@ -157,12 +195,15 @@ def decide(candidates: Sequence[Evidence], slo: float, confidence: float = CONFI
     """
     found = [sustained(each, slo, confidence) for each in candidates]
     able = [index for index, each in enumerate(found) if each.sure > 0]
+    sure = bool(able)
     if not able:
-        return Decision(None, [], found)
-    first = max(able, key=lambda index: found[index].sure)
+        able = [index for index, each in enumerate(found) if np.nanmedian(each.by_repeat) > 0]
+    if not able:
+        return Decision(None, False, [], found)
+    first = max(able, key=lambda index: found[index].sure if sure else float(np.nanmedian(found[index].by_repeat)))
     tied = [index for index in able if index == first or _same(found[index], found[first], confidence)]
     best = min(tied, key=lambda index: (_rows(candidates[index]), -found[index].sure))
-    return Decision(best, tied, found)
+    return Decision(best, sure, tied, found)
 
 
 def _same(one: Sustained, other: Sustained, confidence: float) -> bool:

@@ -50,6 +50,8 @@ class RequestPath:
         What a batch thread is taken for beyond the run itself: assembly, hand-over, taking the outputs apart.
     clock : float
         Step of the clock that the timeout is kept by; 1 ms with uvloop, 0 for an exact one.
+    extra : tuple of float
+        What lone requests took more than `fixed`, from a probe, ascending: each request draws one of these.
     """
 
     fixed: float = 0.0
@@ -57,6 +59,7 @@ class RequestPath:
     per_batch: float = 0.0
     per_row: float = 0.0
     clock: float = 0.0
+    extra: tuple[float, ...] = ()
 
     def scaled(self, factor: float) -> RequestPath:
         """Return the path with all costs multiplied: other work shares the processors."""
@@ -66,6 +69,7 @@ class RequestPath:
             self.per_batch * factor,
             self.per_row * factor,
             self.clock,
+            tuple(value * factor for value in self.extra),
         )
 
 
@@ -145,6 +149,10 @@ class Simulator:
         spread = curve.spread()
         picks = (self.workload.luck * len(spread)).astype(int)
         self._luck: list[float] = spread[picks].tolist()
+        self._fixed: Floats | float = self.path.fixed
+        if self.path.extra:
+            drawn = (self.workload.transport_luck * len(self.path.extra)).astype(int)
+            self._fixed = self.path.fixed + np.array(self.path.extra)[drawn]
         self._tables: dict[tuple[int, ...], list[list[float]]] = {}
         self._medians: dict[tuple[int, int], float] = {}
 
@@ -197,7 +205,7 @@ class Simulator:
         taken = _Batches(parameters, self._table(parameters), self._luck, self.workload.rows, step)
         taken.run(queued.tolist(), created.tolist())
         ends = np.repeat(np.array(taken.ends), np.array(taken.requests))
-        latencies = ends - came + self.path.fixed
+        latencies = ends - came + self._fixed
         first = int(len(came) * _WARMING)
         rows = np.array(taken.requests, np.int64) * self.workload.rows
         padded = np.array([parameters.padded(int(size)) for size in rows], np.int64)

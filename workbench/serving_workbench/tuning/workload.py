@@ -47,3 +47,8 @@ class Workload:
     def luck(self) -> NDArray[np.float64]:
         """Where in the spread of run times each run lies, uniform in [0, 1), shape [requests]."""
         return np.random.default_rng([self.seed, 2]).random(self.requests)
+
+    @cached_property
+    def transport_luck(self) -> NDArray[np.float64]:
+        """The same for what each request takes outside of its batch, shape [requests]."""
+        return np.random.default_rng([self.seed, 3]).random(self.requests)
