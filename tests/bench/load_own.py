@@ -33,7 +33,8 @@ from serving_server.errors import StatusCode
 from serving_server.http2_client.call import Message, OnDone
 from serving_server.http2_client.connecting import connect
 from serving_server.http2_client.request_headers import RequestHeaders
-from tests.bench.arrivals import Alarm, arrivals
+from serving_workbench.load.alarm import Alarm
+from tests.bench.arrivals import arrivals
 from tests.bench.rest_client import RestConnection, RestPool, post
 from tests.bench.rounds import Round, quantile
 
@@ -148,7 +149,7 @@ async def _closed(sends: list[Send], tally: _Tally, options: argparse.Namespace)
 
 async def _open(sends: list[Send], tally: _Tally, options: argparse.Namespace) -> Round:
     """Send at the times of arrival, turn and turn about."""
-    clock = time.monotonic
+    clock = time.perf_counter
     ended = asyncio.Event()
     began = clock()
     times = (began + at for at in arrivals(options.rate, options.arrivals))
@@ -184,7 +185,9 @@ async def _open(sends: list[Send], tally: _Tally, options: argparse.Namespace) -
             due = until
         if due < until:
             alarm.set(max(due, now + _SHORTEST_NAP))
-        elif answered == sent:
+            return
+        alarm.silence()
+        if answered == sent:
             ended.set()
 
     alarm = Alarm(shoot)
