@@ -103,6 +103,7 @@ class Control:
             ("DELETE", model + r"/versions/(?P<version>\d{1,19})/hold", self._delete_hold),
             ("POST", model + "/warmup", self._post_warmup),
             ("POST", model + "/service_times", self._post_service_times),
+            ("GET", model + "/live", self._get_live),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
 
@@ -232,6 +233,12 @@ class Control:
         wish = RecordingWish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
         served = self._catalog.served(name, wish.version)
         return await self._recorder.record(name, served.version, served.path, wish)
+
+    async def _get_live(self, body: Any, name: str) -> _Result:
+        # What a dashboard asks for twice a second: of the version that answers only.
+        served = self._catalog.served(name, None)
+        counted = {**served.statistics.snapshot(), "queued": served.queued, "running": served.running}
+        return {"version": served.version, "batching": self._batching_json(name), "statistics": counted}
 
     async def _post_service_times(self, body: Any, name: str) -> _Result:
         wish = Wish.from_json(_fields(body, {"request", "sizes", "at_once", "runs", "seconds", "seed"}))

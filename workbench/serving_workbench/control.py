@@ -187,6 +187,10 @@ class ControlClient:
         body = {"seconds": seconds, **wish}
         return dict(self.request("POST", f"{_model(name)}/service_times", body, patience=120.0 + seconds))
 
+    def live(self, name: str) -> dict[str, Any]:
+        """What a dashboard shows: ``version`` that answers, ``batching``, ``statistics`` of that version."""
+        return dict(self.request("GET", f"{_model(name)}/live"))
+
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, by model and version."""
         return dict(self.request("GET", "/statistics"))

@@ -10,6 +10,7 @@ import serving_workbench as sw
 from serving_workbench.commands import kinds
 from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model
 from serving_workbench.commands.parser import Parser
+from serving_workbench.errors import CommandLineError
 
 __all__ = ["TUNE"]
 
@@ -17,6 +18,7 @@ _EXAMPLES: Final = """\
     %tune digits --p99 20ms         the parameters that answer most requests within 20 ms, with the evidence
     %tune digits --p99 20ms --rate 2000
                                     those with the lowest latency at 2,000 requests/s
+    %tune digits                    live: knobs that act on the running server, beside plots
     result = %tune digits --p99 20ms
     result.what_if("10ms")          another objective, without measuring; result.apply(), result.export("batching.txt")
 """
@@ -25,7 +27,9 @@ _EXAMPLES: Final = """\
 def _arguments(parser: Parser) -> None:
     add_model(parser)
     wanted = "objective: 20ms, 0.5s, or of another percentile: 'p95 20ms'"
-    parser.add("--p99", kind=kinds.text, metavar="T", required=True, help=wanted)
+    if parser.in_notebook:
+        wanted += "; without it, the live dashboard"
+    parser.add("--p99", kind=kinds.text, metavar="T", required=not parser.in_notebook, help=wanted)
     parser.add("--rate", kind=kinds.rate, metavar="R", help="requests per second that are expected")
     data = "variable or expression: what to send; else values that fit the signature"
     if not parser.in_notebook:
@@ -48,8 +52,14 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
     }
     if arguments.data is not None:
         options["data"] = place.value(arguments.data, "--data")
+    if arguments.p99 is None:
+        for flag in ("method", "export", "apply", "seconds"):
+            if getattr(arguments, flag):
+                name = "for" if flag == "seconds" else flag
+                raise CommandLineError(f"{place.spelled('tune')}: --{name} needs an objective: --p99 20ms.")
+        return sw.tune(model, **options)
     result = sw.tune(model, arguments.p99, apply=arguments.apply, progress=not arguments.no_progress, **options)
-    if arguments.export is not None:
+    if arguments.export is not None and isinstance(result, sw.TuneResult):
         written = result.export(Path(arguments.export))
         place.say(f"Wrote {' and '.join(map(str, written))}.")
     return result

@@ -8,17 +8,18 @@ from serving_workbench.handle import ServedModel
 
 if TYPE_CHECKING:
     from serving_workbench.load.objective import Objective
+    from serving_workbench.tuning.dashboard import TuneDashboard
     from serving_workbench.tuning.result import TuneResult
 
 __all__ = ["tune"]
 
 
 def tune(
-    model: ServedModel | str, p99: Objective | str | float, *, instance: str = "default", **options: Any
-) -> TuneResult:
-    """Find the batching parameters that answer most requests within a latency objective.
+    model: ServedModel | str, p99: Objective | str | float | None = None, *, instance: str = "default", **options: Any
+) -> TuneResult | TuneDashboard:
+    """Find the batching parameters that answer most requests within a latency objective; or open the live dashboard.
 
-    Run times are measured in the server by batch size, the queue is simulated with the scheduler's
+    With an objective: run times are measured in the server by batch size, the queue is simulated with the scheduler's
     own rules for every configuration of a grid, the most promising ones are measured by real load, and the best are
     measured repeatedly, taking turns. Then the parameters that were in force are put back. Requests of others go on.
 
@@ -26,8 +27,9 @@ def tune(
     ----------
     model : ServedModel or str
         A handle, or the name of a model on the running instance.
-    p99 : str, float or Objective
-        ``"20ms"``, ``"p95 20ms"`` or seconds.
+    p99 : str, float or Objective, optional
+        ``"20ms"``, ``"p95 20ms"`` or seconds. Without it, the live dashboard: knobs that act on the running server at
+        once, beside plots of what they do.
     instance : str
         Where a model's name is looked for.
     rate : float, optional
@@ -59,7 +61,7 @@ def tune(
 
     Returns
     -------
-    TuneResult
+    TuneResult or TuneDashboard
         A partial result, with ``complete`` False, after an interrupt or when the server ended meanwhile.
 
     Raises
@@ -68,6 +70,10 @@ def tune(
         The model cannot be batched, or an argument is wrong.
     ServerNotRunningError, ModelNotServedError
     """
+    if p99 is None:
+        from serving_workbench.tuning.dashboard import TuneDashboard
+
+        return TuneDashboard(model, instance=instance, **options)
     from serving_workbench.tuning.tuner import search
 
     return search(model, p99, instance=instance, **options)

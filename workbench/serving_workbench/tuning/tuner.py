@@ -484,7 +484,8 @@ class _Tuner:
 
     def _repeat(self, measurer: Measurer, result: TuneResult) -> None:
         """Measure the best two and the current one again and again, taking turns, with the same arrivals."""
-        ranked = sorted(self._candidates, key=lambda each: -(each.screened or 0.0))
+        # One run is noisy, and the best of many was lucky as well: the prediction counts as much.
+        ranked = sorted(self._candidates, key=lambda each: -(each.screened or 0.0) * each.predicted)
         finalists = ranked[:2]
         finalists += [each for each in self._candidates if each.label == CURRENT and each not in finalists]
         plans = [self._rates(each) for each in finalists]
