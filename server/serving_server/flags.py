@@ -115,7 +115,7 @@ FLAGS: Final = (
     ),
     Flag("servable_versions_always_present", True, "a base path without versions unloads nothing", "Workbench"),
     Flag("freeze_variables", True, "run with constants in place of variables where provably equal", "Workbench"),
-    Flag("custom_op_libraries", "", "comma-separated shared libraries with ops, loaded before any model", "Workbench"),
+    Flag("custom_op_libraries", "", "comma-separated libraries with ops or file systems, for all models", "Workbench"),
     Flag("request_log_max_megabytes", 64, "size at which a file of logged requests is closed", "Workbench"),
     Flag("request_log_max_files", 0, "older files of a model's request log are removed; 0: keep all", "Workbench"),
     Flag("bind_address", "0.0.0.0", "interface of both ports", "Workbench"),  # noqa: S104 - TensorFlow Serving's

@@ -27,6 +27,7 @@ __all__ = [
     "check_inputs",
     "check_method",
     "describe",
+    "describe_inputs",
     "describe_names",
     "example_signature",
     "offered",
@@ -108,9 +109,10 @@ def describe_names(signature: Signature) -> str:
     return f'(signature "{signature.name}" has inputs: {inputs}; outputs: {outputs})'
 
 
-def _wanted(signature: Signature) -> str:
+def describe_inputs(signature: Signature) -> str:
+    """Return what a signature takes, in parentheses, to be put after an error."""
     inputs = ", ".join(f"{alias}: {describe(spec)}" for alias, spec in signature.inputs.items())
-    return f' (signature "{signature.name}" takes {inputs or "no inputs"})'
+    return f'(signature "{signature.name}" takes {inputs or "no inputs"})'
 
 
 def _set(names: Iterable[str]) -> str:
@@ -133,7 +135,7 @@ def check_inputs(signature: Signature, given: AbstractSet[str]) -> None:
             f"input size does not match signature: {len(given)}!={len(wanted)} len({_set(given)}) != "
             f"len({_set(wanted)}). Sent extra: {_set(given - wanted)}. Missing but required: {_set(wanted - given)}."
         )
-        raise InvalidArgumentError(msg + _wanted(signature))
+        raise InvalidArgumentError(f"{msg} {describe_inputs(signature)}")
     for alias in sorted(wanted - given):
         if alias not in signature.defaults:
             msg = (
@@ -141,13 +143,13 @@ def check_inputs(signature: Signature, given: AbstractSet[str]) -> None:
                 f"request and no default value provided. Inputs expected to be in the request {_set(given)}, or "
                 f"default input alias set: {','.join(sorted(signature.defaults))}"
             )
-            raise InvalidArgumentError(msg + _wanted(signature))
+            raise InvalidArgumentError(f"{msg} {describe_inputs(signature)}")
     if given - wanted:
         msg = (
             f"Inputs contains invalid name. Used request inputs: {','.join(sorted(given & wanted))}, "
             f"request input: {','.join(sorted(given))}"
         )
-        raise InvalidArgumentError(msg + _wanted(signature))
+        raise InvalidArgumentError(f"{msg} {describe_inputs(signature)}")
 
 
 def check_dtypes(signature: Signature, arrays: Mapping[str, Array]) -> None:

@@ -67,9 +67,14 @@ class Labels:
             if not stays and not self._is_available(model, version):
                 msg = (
                     f"Request to assign label to version {version} of model {model}, which is not currently available "
-                    "for inference"
+                    f"for inference{self._hint(model, label)}"
                 )
                 raise FailedPreconditionError(msg)
+
+    def _hint(self, model: str, label: str) -> str:
+        if self._allow_unavailable or label in self.of(model):
+            return ""
+        return " (a new label may point at any version with --allow_version_labels_for_unavailable_models)"
 
     def replace_all(self, labels: LabelMap) -> None:
         """Put other labels in place of all there are, at once; `check` them first."""

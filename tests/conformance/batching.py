@@ -131,6 +131,13 @@ ROWS: Final = (
     ),
     Row(
         MUST,
+        "a batch runs with the latest deadline of its tasks",
+        _DIFFERS,
+        ("server/test_predict.py::test_a_deadline_that_passes_while_the_graph_runs",),
+        "each task is answered at its own deadline; the run itself has none and goes on to its end",
+    ),
+    Row(
+        MUST,
         "an error of the run goes to all tasks of the batch",
         _DIFFERS,
         (f"{_FILE}test_one_bad_request_does_not_spoil_its_batch",),

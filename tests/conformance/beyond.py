@@ -79,8 +79,11 @@ ROWS: Final = (
         SHOULD,
         "input errors print what the signature wants (#435, #719)",
         _BETTER,
-        ("server/test_predict.py::test_bad_requests_get_tensorflow_serving_s_text_and_a_hint",),
-        "behind the exact text",
+        (
+            "server/test_predict.py::test_bad_requests_get_tensorflow_serving_s_text_and_a_hint",
+            "server/test_rest_server.py::test_errors",
+        ),
+        "behind the exact text, over gRPC and REST",
     ),
     Row(
         SHOULD,
@@ -178,6 +181,21 @@ ROWS: Final = (
         ("server/test_request_log.py::test_requests_of_both_protocols_are_logged_and_warm_the_next_version_up",),
         "as PredictionLog records, by `logging_config`",
     ),
+    Row(
+        SHOULD,
+        "a profile on demand, without a look at the model's code (#2149, #1755)",
+        _BETTER,
+        ("foreign/test_profiler_client.py::test_a_trace_while_requests_come",),
+        "of each loaded version",
+    ),
+    Row(
+        SKIP,
+        "half over REST, numbers and bools converted, ragged lists (#1639, #1136, #435)",
+        Status.MISSING,
+        (),
+        "refused as upstream does; gRPC carries every dtype",
+    ),
+    Row(SKIP, "arm64 (#1816, #1948)", Status.MISSING, (), "it should run where TensorFlow's wheel does; not tested"),
     Row(SKIP, "batching that tunes itself (#1312, #1529)", Status.MISSING, (), "its parameters change at run time"),
     Row(SKIP, "thousands of models, loaded on demand (#1403)", Status.MISSING, (), "200 in one file are tested"),
     Row(

@@ -290,9 +290,11 @@ ROWS: Final = (
             "server/test_remote_models.py::test_a_bucket_s_versions_are_served_and_followed",
             "server/test_remote_models.py::test_a_config_file_in_a_bucket_and_models_that_no_file_system_knows",
             "server/test_remote_models.py::test_a_question_that_hangs_ends_in_time_and_the_next_has_another_process",
+            "server/test_file_system_plugin.py::test_models_on_a_file_system_of_a_plugin",
         ),
         "an upload that was loaded too early is loaded again when it is whole; a store that fails, hangs or is empty "
-        "unloads nothing. TensorFlow's wheel knows gs:// only, which is tested with its own client against a store on "
-        "the test's machine; s3:// and others are told to be unknown. Warmup is not recorded into a bucket",
+        "unloads nothing. TensorFlow's wheel knows gs:// only, tested with its own client against a store on the "
+        "test's machine; others, as s3://, need a plugin of TensorFlow's by `--custom_op_libraries`. Warmup is not "
+        "recorded into a bucket",
     ),
 )

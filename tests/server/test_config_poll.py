@@ -221,7 +221,8 @@ def test_labels_at_the_start_need_the_flag(tmp_path: Path, server: Any, models_d
     assert answer.returncode == FAILURE
     assert answer.stdout == (
         "Failed to start server. Error: FAILED_PRECONDITION: Request to assign label to version 2 of model m, which is "
-        "not currently available for inference\n"
+        "not currently available for inference (a new label may point at any version with "
+        "--allow_version_labels_for_unavailable_models)\n"
     )
     running = server(f"--model_config_file={file}", "--allow_version_labels_for_unavailable_models")
     running.wait_available("m", 2)

@@ -15,6 +15,7 @@ from tests.servers import ServerProcess
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 NOT_AVAILABLE = "Request to assign label to version {} of model half, which is not currently available for inference"
+HINT = " (a new label may point at any version with --allow_version_labels_for_unavailable_models)"
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_label_of_an_unavailable_version_stops_the_whole_reload(server: Server
     reload(server, half(models_dir, labels={"stable": 1}))
     other = half(models_dir, "other")
     answer = refused(reload, server, other, half(models_dir, labels={"stable": 2, "next": 7}))
-    assert answer == (PRECONDITION, NOT_AVAILABLE.format(7))
+    assert answer == (PRECONDITION, NOT_AVAILABLE.format(7) + HINT)
     assert server.model("half")["labels"] == {"stable": 1}
     assert server.control("GET", "/models/other")[0] == 404
     assert labelled(server, "half", "stable") == (2.0, 1)
@@ -63,7 +64,7 @@ def test_a_label_of_an_unavailable_version_stops_the_whole_reload(server: Server
 
 def test_labels_of_a_model_that_the_same_list_brings_are_refused(server: ServerProcess, models_dir: Path) -> None:
     answer = refused(reload, server, half(models_dir), half(models_dir, "new", labels={"stable": 1}))
-    assert answer == (PRECONDITION, NOT_AVAILABLE.format(1).replace("half", "new"))
+    assert answer == (PRECONDITION, NOT_AVAILABLE.format(1).replace("half", "new") + HINT)
 
 
 def test_a_label_whose_version_goes_away_says_so(server: ServerProcess, models_dir: Path) -> None:

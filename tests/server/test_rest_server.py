@@ -203,13 +203,22 @@ def test_predict_passes_values_that_are_not_finite() -> None:
     [
         ("POST", PREDICT, b"", 400, "JSON Parse error: The document is empty"),
         ("POST", PREDICT, b"hello", 400, "JSON Parse error: Invalid value. at offset: 0"),
-        ("POST", PREDICT, {"x": 1}, 400, "Missing 'inputs' or 'instances' key"),
+        (
+            "POST",
+            PREDICT,
+            {"x": 1},
+            400,
+            "Missing 'inputs' or 'instances' key (signature \"serving_default\" takes x: float [-1])",
+        ),
         (
             "POST",
             PREDICT,
             {"signature_name": "none", "instances": [1]},
             400,
-            'Serving signature name: "none" not found in signature def',
+            (
+                'Serving signature name: "none" not found in signature def '
+                '(this version has: "serving_default", "both", "hold", "fail", "half", "broken")'
+            ),
         ),
         ("POST", PREDICT, {"signature_name": "fail", "instances": [1]}, 503, "The queue is full."),
         (

@@ -22,7 +22,7 @@ from serving_server.errors import (
     StatusCode,
 )
 from serving_server.examples import feed
-from serving_server.inputs import SignatureNotFoundError
+from serving_server.inputs import SignatureNotFoundError, describe_inputs
 from serving_server.metrics.requests import ENTRYPOINT_REST as ENTRYPOINT
 from serving_server.metrics.requests import RequestCell, Requests, SignatureRequests
 from serving_server.rest.http1_messages import Request, Response
@@ -235,11 +235,14 @@ class RestApi:
         parsed = parse_predict(body)
         try:
             resolved = self._core.signature(route.model, route.version, route.label, parsed.signature_name)
-        except SignatureNotFoundError:
+        except SignatureNotFoundError as error:
             name = parsed.signature_name or DEFAULT_SIGNATURE
-            message = f'Serving signature name: "{name}" not found in signature def'
+            message = f'Serving signature name: "{name}" not found in signature def (this version has: {error.offered})'
             raise InvalidArgumentError(message) from None
-        arrays = parsed.arrays(resolved.signature)
+        try:
+            arrays = parsed.arrays(resolved.signature)
+        except ServingError as error:
+            raise ServingError(f"{error.message} {describe_inputs(resolved.signature)}", error.code) from None
         row_format = parsed.row_format
         deadline = None if self._timeout is None else self._now() + self._timeout
 

@@ -5,6 +5,7 @@ Errors leave as `ServingError` with TensorFlow Serving's codes and texts where i
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def _no_index(variables: Place) -> FailedPreconditionError:
 
 
 def load_op_libraries(paths: Sequence[str]) -> None:
-    """Make the ops in shared libraries known to this process.
+    """Make the ops, and the file systems, in shared libraries known to this process.
 
     Raises
     ------
@@ -124,6 +125,9 @@ def load_op_libraries(paths: Sequence[str]) -> None:
     for path in paths:
         try:
             tf.load_op_library(path)
+            # The mark of a file system (tensorflow/c/experimental/filesystem/filesystem_interface.h).
+            if hasattr(ctypes.CDLL(path), "TF_InitPlugin"):
+                tf.experimental.register_filesystem_plugin(path)
         except (tf.errors.OpError, RuntimeError) as error:
             raise FailedPreconditionError(f"custom op library {path} cannot be loaded: {error}") from error
 

@@ -100,7 +100,8 @@ def answer(question: Message) -> Message:
     except tf.errors.UnimplementedError as error:
         scheme = uri.partition("://")[0]
         raise UnimplementedError(
-            f"TensorFlow {tf.__version__} has no file system for {scheme}:// here; mount the store as a folder"
+            f"TensorFlow {tf.__version__} has no file system for {scheme}:// here; mount the store as a folder, or "
+            "load TensorFlow's plugin for it by --custom_op_libraries"
         ) from error
     if not folder:
         raise FailedPreconditionError(f"{uri} is not a folder")
