@@ -57,6 +57,7 @@ def build_options(values: dict[str, Any]) -> ServerOptions:
         unload_on_empty=not values["servable_versions_always_present"],
         resource_preserving=_resource_preserving(values["aspired_version_policy"]),
         bind_address=values["bind_address"],
+        rest_bind_address=values["bind_address"] if "bind_address" in values["given"] else "::",
         port=_port(values, "port"),
         rest_api_port=_port(values, "rest_api_port"),
         ephemeral_ports=values["ephemeral_ports"],

@@ -27,6 +27,7 @@ from serving_server.errors import UnavailableError
 from serving_server.example_inference import ExampleInference
 from serving_server.inference import Inference
 from serving_server.last_resort import LastResort
+from serving_server.listening import everywhere
 from serving_server.metrics.registry import Metrics
 from serving_server.metrics.requests import Requests
 from serving_server.options import ServerOptions
@@ -197,7 +198,7 @@ class Front:
             # As TensorFlow Serving: gRPC has the port, the server runs on without REST.
             log.error("--rest_api_port is equal to --port (%d); REST is not served", options.port)
         elif options.rest_api_port or options.ephemeral_ports:
-            await self._bind_rest(host, 0 if options.ephemeral_ports else options.rest_api_port)
+            await self._bind_rest(options.rest_bind_address, 0 if options.ephemeral_ports else options.rest_api_port)
         await self._grpc.start()
         for protocol, endpoint in self._endpoints.items():
             log.info("serving %s at %s%s", protocol, endpoint, self._security(protocol))
@@ -215,12 +216,13 @@ class Front:
 
     async def _bind_rest(self, host: str, port: int) -> None:
         try:
-            bound = await self._rest.start_tcp(host, port)
+            bound = await self._rest.start_tcp(host, port, everywhere(port) if host == "::" else None)
         except OSError as error:
             where = _address(host, port)
             msg = f"cannot serve REST on {where}: {error.strerror or error}; is another server on that port?"
             raise UnavailableError(msg) from None
-        self._endpoints["rest"] = f"http://{_address(_reachable(host), bound[0][1])}"
+        reachable = "127.0.0.1" if host == "::" else _reachable(host)  # IPv4 is there in any case
+        self._endpoints["rest"] = f"http://{_address(reachable, bound[0][1])}"
 
     async def _bind_control(self, record: Path) -> dict[str, Any]:
         for stale in record.parent.glob(f"{glob.escape(record.stem)}-????????.sock"):

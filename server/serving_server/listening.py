@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-__all__ = ["Connection", "ConnectionServer"]
+__all__ = ["Connection", "ConnectionServer", "everywhere"]
 
 #: Seconds between two looks at what takes time: one timer for all connections.
 _TICK: Final = 0.25
@@ -24,6 +24,23 @@ _TICK: Final = 0.25
 _BACKLOG: Final = 1024
 #: Seconds that transports get to report their end after an abort.
 _ABORT_TIMEOUT: Final = 5.0
+
+
+def everywhere(port: int) -> socket.socket:
+    """Return a socket that listens on a port of all interfaces: of IPv6 and IPv4, or IPv4 alone where IPv6 is off.
+
+    Raises
+    ------
+    OSError
+        The port is in use.
+    """
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                raise
+    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - that is what is asked for
 
 
 class Connection(Protocol):

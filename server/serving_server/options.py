@@ -62,6 +62,8 @@ class ServerOptions:
         Open the ports only when all models answer, or end when one cannot; at most after so long. 0: at once.
     unload_on_empty, resource_preserving : bool
         See `VersionSource` and `Manager`.
+    bind_address, rest_bind_address : str
+        Interfaces of gRPC and REST; ``::`` for REST stands for all of IPv6 and IPv4, as in TensorFlow Serving.
     port, rest_api_port : int
         0: that protocol has no TCP port (unless `ephemeral_ports`).
     ephemeral_ports : bool
@@ -103,6 +105,7 @@ class ServerOptions:
     unload_on_empty: bool = False
     resource_preserving: bool = False
     bind_address: str = "0.0.0.0"  # noqa: S104 - as TensorFlow Serving; the workbench passes 127.0.0.1
+    rest_bind_address: str = "::"
     port: int = 8500
     rest_api_port: int = 0
     ephemeral_ports: bool = False

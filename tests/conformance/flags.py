@@ -120,8 +120,12 @@ ROWS: Final = (
         MUST,
         "`--rest_api_port`; equal to `--port`: an error is logged, the server runs without REST",
         Status.DIFFERS,
-        (f"{_EFFECT}test_rest_on_the_port_of_grpc_is_left_out", f"{_CLI}test_a_port_in_use_is_named"),
-        "binds `--bind_address` (0.0.0.0), and a port in use ends the start instead of a log line",
+        (
+            f"{_EFFECT}test_rest_on_the_port_of_grpc_is_left_out",
+            f"{_EFFECT}test_rest_listens_to_ipv6_and_ipv4",
+            f"{_CLI}test_a_port_in_use_is_named",
+        ),
+        "a port in use ends the start instead of a log line; `--bind_address` chooses another interface for both ports",
     ),
     Row(SHOULD, "`--rest_api_num_threads`", Status.ACCEPTED, _ACCEPTED, "one event loop serves all connections"),
     Row(

@@ -16,6 +16,7 @@ import pytest
 
 from serving_server.flags import parse_flags
 from serving_server.flags_to_options import build_options
+from serving_server.listening import everywhere
 from serving_server.session_options import SessionFlags
 from serving_server.tensors import to_proto
 from serving_server.transports.channel_arguments import limits_from_arguments
@@ -75,6 +76,8 @@ _MEANINGS: tuple[tuple[str, str, str, Any, Any], ...] = (
     ("rest_api_timeout_in_ms", "1500", "rest_api_timeout", 1.5, 30.0),
     ("rest_api_timeout_in_ms", "0", "rest_api_timeout", None, 30.0),
     ("rest_api_timeout_in_ms", "-5", "rest_api_timeout", None, 30.0),
+    ("bind_address", "127.0.0.1", "bind_address", "127.0.0.1", "0.0.0.0"),
+    ("bind_address", "127.0.0.1", "rest_bind_address", "127.0.0.1", "::"),
     ("rest_api_enable_cors_support", "true", "rest_api_cors", True, False),
     ("allow_version_labels_for_unavailable_models", "true", "allow_unavailable_labels", True, False),
     ("saved_model_tags", "a,b", "saved_model_tags", ("a", "b"), ("serve",)),
@@ -177,6 +180,17 @@ def test_batching_parameters_that_nobody_gave(tmp_path: Path) -> None:
 def test_messages_as_large_as_tensorflow_serving_takes() -> None:
     """More is sent in other tests than grpcio takes by itself; 2 GiB are too much for a test."""
     assert limits_from_arguments([]).max_message_bytes == 2**31 - 1
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_rest_listens_to_ipv6_and_ipv4() -> None:
+    with everywhere(0) as listening:
+        port = listening.getsockname()[1]
+        for host in ("::1", "127.0.0.1"):
+            with socket.create_connection((host, port), 10):
+                listening.accept()[0].close()
+        with pytest.raises(OSError, match="in use"):
+            everywhere(port)
 
 
 def test_rest_on_the_port_of_grpc_is_left_out(tmp_path: Path) -> None:

@@ -91,22 +91,29 @@ def answer(question: Message) -> Message:
         Whatever TensorFlow raises.
     """
     uri: str = question["uri"]
-    if question["op"] == "read":
-        with tf.io.gfile.GFile(uri, "rb") as file:
-            data = file.read(question["limit"] + 1)
-        return {"data": base64.b64encode(data).decode()}
     try:
-        folder = tf.io.gfile.stat(uri).is_directory
+        if question["op"] == "read":
+            return _read(uri, question["limit"])
+        return _look(uri, question["failed"])
     except tf.errors.UnimplementedError as error:
         scheme = uri.partition("://")[0]
+        # What flags name is read before libraries are loaded.
+        plugin = ", or load TensorFlow's plugin for it by --custom_op_libraries" if question["op"] == "look" else ""
         raise UnimplementedError(
-            f"TensorFlow {tf.__version__} has no file system for {scheme}:// here; mount the store as a folder, or "
-            "load TensorFlow's plugin for it by --custom_op_libraries"
+            f"TensorFlow {tf.__version__} has no file system for {scheme}:// here; mount the store as a folder{plugin}"
         ) from error
-    if not folder:
+
+
+def _read(uri: str, limit: int) -> Message:
+    with tf.io.gfile.GFile(uri, "rb") as file:
+        return {"data": base64.b64encode(file.read(limit + 1)).decode()}
+
+
+def _look(uri: str, failed: Mapping[str, str]) -> Message:
+    if not tf.io.gfile.stat(uri).is_directory:
         raise FailedPreconditionError(f"{uri} is not a folder")
     names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(uri))
-    return {"names": names, "prints": {number: _fingerprint(place) for number, place in question["failed"].items()}}
+    return {"names": names, "prints": {number: _fingerprint(place) for number, place in failed.items()}}
 
 
 def _fingerprint(uri: str) -> tuple[str, float]:
