@@ -77,17 +77,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif not rest:
                 self._answer_json({"location": "NOWHERE"})
             elif rest == ["o"]:
-                self._answer_json(_listing(store.folder / bucket, query))
+                self._answer_json(_listing(store.folder / bucket, query, store.age))
             else:
-                self._answer_facts(store.folder / bucket / rest[1])
+                self._answer_facts(store.folder / bucket / rest[1], store.age)
         else:
             self._answer_content(store.folder.joinpath(*names[1:]))
 
-    def _answer_facts(self, file: Path) -> None:
+    def _answer_facts(self, file: Path, age: int) -> None:
         if not file.is_file():
             self._answer(404, b"{}")
         else:
-            self._answer_json(_facts(file))
+            self._answer_json(_facts(file, age))
 
     def _answer_content(self, file: Path) -> None:
         if not file.is_file():
@@ -111,9 +111,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _facts(file: Path) -> dict[str, str]:
+def _facts(file: Path, age: int) -> dict[str, str]:
     info = file.stat()
-    changed = info.st_ctime_ns  # an upload's time is the store's, whatever the file said before
+    changed = info.st_ctime_ns - age * 10**9  # an upload's time is the store's, whatever the file said before
     # Of fractions of a second TensorFlow's client takes milliseconds or microseconds, by the number of digits.
     seconds, nanoseconds = divmod(changed, 10**9)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -124,7 +124,7 @@ def _facts(file: Path) -> dict[str, str]:
     }
 
 
-def _listing(bucket: Path, query: Mapping[str, str]) -> dict[str, Any]:
+def _listing(bucket: Path, query: Mapping[str, str], age: int) -> dict[str, Any]:
     """Names below a prefix, cut at the delimiter; in pages, as the real store gives them."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     items, prefixes = [], set()
@@ -136,7 +136,7 @@ def _listing(bucket: Path, query: Mapping[str, str]) -> dict[str, Any]:
         if found:
             prefixes.add(prefix + head + delimiter)
         else:
-            items.append({"name": name, **_facts(file)})
+            items.append({"name": name, **_facts(file, age)})
     whole = [("items", item) for item in items] + [("prefixes", name) for name in sorted(prefixes)]
     start = int(query.get("pageToken", "0"))
     end = start + min(int(query.get("maxResults", "1000")), 2)  # small pages, so that tests see several
@@ -189,6 +189,8 @@ class ObjectStore:
         Targets of all requests so far.
     failing : int or None
         An HTTP status for every answer from now on.
+    age : int
+        Seconds by which its clock is behind.
     """
 
     def __init__(self, folder: Path, certificates: Path) -> None:
@@ -196,6 +198,7 @@ class ObjectStore:
         self.lock = threading.Lock()
         self.requests: list[str] = []
         self.failing: int | None = None
+        self.age = 0
         self.stalled = threading.Event()
         self.released = threading.Event()
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

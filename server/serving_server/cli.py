@@ -15,7 +15,7 @@ from typing import Final
 from serving_server import __version__
 from serving_server.build_info import tensorflow_version
 from serving_server.errors import ServingError
-from serving_server.flags import FLAGS, FlagValueError, parse_flags, usage
+from serving_server.flags import FLAGS, FlagValueError, describe_unknown, parse_flags, usage
 from serving_server.flags_to_options import build_options
 from serving_server.text_files import TextFormatError
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values, unknown = parse_flags(given)
     except FlagValueError as error:
-        _say(f"{error}\n{usage()}")
+        _say(f"{error}\n{usage()}\n\n{error}")  # once more, where it is seen
         return _FAILURE
     if values["help"]:
         _say(usage())
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(_versions())
         return 0
     if unknown:
-        _say("\n".join([*(f"unknown argument: {argument}" for argument in unknown), usage()]))
+        _say("\n".join([*map(describe_unknown, unknown), usage()]))
     _configure_logging()
     for flag in FLAGS:
         if flag.note and flag.name in values["given"]:

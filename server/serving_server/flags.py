@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-__all__ = ["FLAGS", "Flag", "FlagValueError", "parse_flags", "usage"]
+__all__ = ["FLAGS", "Flag", "FlagValueError", "describe_unknown", "parse_flags", "usage"]
 
 
 class FlagValueError(ValueError):
@@ -152,8 +153,16 @@ def _convert(flag: Flag, text: str | None) -> Any:
             return kind(text)
         except ValueError:
             pass  # told below, with the flag's name
-    msg = f"Couldn't interpret value {text or ''} for flag {flag.name}."
-    raise FlagValueError(msg)
+    wanted = {bool: "it takes true or false", int: "it takes a whole number"}.get(kind, "it takes a number")
+    remark = wanted if text is not None else f"write --{flag.name}=<value>"
+    raise FlagValueError(f"Couldn't interpret value {text or ''} for flag {flag.name}. ({remark})")
+
+
+def describe_unknown(argument: str) -> str:
+    """Say which argument is no flag, in TensorFlow's words, and which flag may have been meant."""
+    name = argument.removeprefix("--").partition("=")[0]
+    close = difflib.get_close_matches(name, _BY_NAME, 1, 0.8)
+    return f"unknown argument: {argument}" + (f" (did you mean --{close[0]}?)" if close else "")
 
 
 def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -83,14 +83,16 @@ ROWS: Final = (
     Row(
         MUST,
         "`--name=value` only; bool as `--name`, `=true`, `=false`; a bad value prints `Couldn't interpret value ..`",
-        _SAME,
+        _BETTER,
         (f"{_CLI}test_a_value_that_cannot_be_read_names_the_flag",),
+        "what it takes follows in parentheses, and all of it once more below the usage",
     ),
     Row(
         MUST,
         "an unknown argument is named, and the server goes on",
-        _SAME,
+        _BETTER,
         (f"{_CLI}test_an_unknown_argument_is_named_and_the_server_goes_on",),
+        "a flag that may have been meant follows in parentheses",
     ),
     Row(
         MUST,

@@ -55,19 +55,28 @@ def test_a_reader_that_left_is_no_error(flags: list[str]) -> None:
 
 def test_a_value_that_cannot_be_read_names_the_flag() -> None:
     beyond = f"--num_load_threads={2**63}"
-    for argument in ("--port=x", "--port=8_5", beyond, "--enable_batching=True", "--port"):
+    for argument, remark in (
+        ("--port=x", "it takes a whole number"),
+        ("--port=8_5", "it takes a whole number"),
+        (beyond, "it takes a whole number"),
+        ("--enable_batching=True", "it takes true or false"),
+        ("--port", "write --port=<value>"),
+    ):
         answer = _run(argument)
         name = argument.partition("=")[0][2:]
         assert answer.returncode == FAILURE
         assert f"for flag {name}." in answer.stdout
-        assert "Couldn't interpret value" in answer.stdout
+        last = answer.stdout.splitlines()[-1]
+        assert last.startswith("Couldn't interpret value")
+        assert last.endswith(f"({remark})")
 
 
 def test_an_unknown_argument_is_named_and_the_server_goes_on(tmp_path: Path) -> None:
     answer = _run("--no_such_flag=1", "--port", "9", "--model_base_path=relative")
     assert answer.returncode == FAILURE
-    answer = _run("--no_such_flag=1", "--model_base_path=relative")
-    assert "unknown argument: --no_such_flag=1" in answer.stdout
+    answer = _run("--no_such_flag=1", "--model_nam=m", "--model_base_path=relative")
+    assert "unknown argument: --no_such_flag=1\n" in answer.stdout
+    assert "unknown argument: --model_nam=m (did you mean --model_name?)\n" in answer.stdout
     assert "Failed to start server. Error: INVALID_ARGUMENT: Expected model default to have an absolute path" in (
         answer.stdout
     )

@@ -144,7 +144,10 @@ def test_sizes_that_clients_choose_take_a_bounded_number_of_counters() -> None:
 
 
 def test_versions_that_ended_long_ago_are_joined_and_sums_stay() -> None:
-    loader = WorkerLoader(ForkServer(), lambda _model: LoadOptions(), lambda _model, _folder: None)
+    async def nothing(_model: str, _folder: object) -> None:
+        return None
+
+    loader = WorkerLoader(ForkServer(), lambda _model: LoadOptions(), lambda _model, _own: None, nothing)
 
     def requests() -> tuple[int, int]:
         families = serving_families(loader.statistics, Requests(), loader.loads, {})

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import numpy as np
 import psutil
@@ -180,6 +181,7 @@ def _state(running: ServerProcess, name: str, version: int) -> Mapping[str, Any]
 def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectStore, models_dir: Path) -> None:
     base = store.folder / "bucket" / "models" / "m"
     first = _upload(models_dir, "half_plus_two", 1, base / "1")
+    store.age = 3600
     warmup_file(first).parent.mkdir(parents=True)
     warmup_file(first).write_bytes(_warmup_record(1.0) + _warmup_record(2.0))
     (first / "batching_params.pbtxt").write_text("max_batch_size { value: 3 }")
@@ -206,6 +208,9 @@ def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectS
     (base / "2" / "variables").mkdir(parents=True)
     shutil.copy(whole / "saved_model.pb", base / "2")
     wait_until(lambda: _state(running, "m", 2).get("state") == "END", 30, "the half version to fail")
+    # Its files look old, so that it is tried again for what changes, not for being young.
+    before = len(store.requests)
+    wait_until(lambda: _looked_at(store.requests[before:], "m/2/saved_model.pb"), 30, "a look at what has failed")
     assert running.rest("POST", "/v1/models/m:predict", {"instances": [2.0]}) == (200, {"predictions": [3.0]})
     shutil.copytree(whole, base / "2", dirs_exist_ok=True)
     wait_until(lambda: _state(running, "m", 2).get("state") == "AVAILABLE", 60, running.log_tail)
@@ -221,6 +226,12 @@ def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectS
     helper = next(child for child in _descendants(running) if str(child.pid) in _told_pid(running))
     running.stop()
     assert not helper.is_running()
+
+
+def _looked_at(targets: Sequence[str], file: str) -> bool:
+    """Whether the facts of a file were asked for, and that look at its folder has ended: the next one has begun."""
+    asked = [index for index, target in enumerate(targets) if f"{quote(file, safe='')}?fields=size" in target]
+    return bool(asked) and any("o/models%2Fm?" in target for target in targets[asked[0] :])
 
 
 def _told_pid(running: ServerProcess) -> str:
