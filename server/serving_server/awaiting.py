@@ -13,7 +13,7 @@ from serving_server.errors import AbortedError, DeadlineExceededError, NotFoundE
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.states import State, VersionView
 
-__all__ = ["ModelFailure", "ModelsUnavailableError", "outcome", "wait_until_available"]
+__all__ = ["ModelFailure", "ModelsUnavailableError", "has_failed", "outcome", "wait_until_available"]
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +91,14 @@ def outcome(manager: Manager, model: str, problem: str | None, *, patient: bool)
             return False
         return ModelFailure(model, None, NotFoundError(problem))
     views = [view for view in (manager.version(model, number) for number in wanted) if view is not None]
-    failed = [view for view in views if _has_failed(view, manager, patient=patient)]
+    failed = [view for view in views if has_failed(view, manager, patient=patient)]
     if not failed or len(failed) < len(wanted):
         return False
     view = max(failed, key=lambda view: view.version)
     return ModelFailure(model, view.version, ServingError(view.error_message, view.error_code))
 
 
-def _has_failed(view: VersionView, manager: Manager, *, patient: bool) -> bool:
+def has_failed(view: VersionView, manager: Manager, *, patient: bool) -> bool:
     if view.state is State.END:
         return bool(view.error_message)
     waits = view.state is State.LOADING and bool(view.error_message)

@@ -32,6 +32,7 @@ from serving_server.request_log.request_logger import check as check_logging
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 from serving_server.text_files import MAX_BYTES, check_size, read_bytes
+from serving_server.traffic.splits import Splits
 from serving_server.wire.messages import LoggingConfig
 from serving_server.worker_loader import WorkerLoader
 
@@ -59,6 +60,8 @@ class Catalog:
         Which version answers.
     forkserver : ForkServer
     labels : Labels
+    splits : Splits
+        Which versions answer requests that name none, where that is not one alone.
     request_logs : RequestLogs
     configured : tuple of ModelOptions or None
         The whole list that was applied last, of a file or a request; None for never.
@@ -85,6 +88,7 @@ class Catalog:
         )
         self.manager.subscribe(loader.on_state)
         self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
+        self.splits = Splits(self.manager, self.poll)
         self.request_logs = RequestLogs(
             options.saved_model_tags,
             max_megabytes=options.request_log_megabytes,
@@ -285,6 +289,7 @@ class Catalog:
 
     def _drop(self, name: str) -> None:
         self._settings.forget(name)
+        self.splits.forget(name)
         self.request_logs.configure(name, None)
         self._source.remove(name)
         self.manager.remove_model(name)

@@ -35,6 +35,7 @@ from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
+from serving_server.traffic.wish import Wish as TrafficWish
 
 __all__ = ["API_VERSION", "Control"]
 
@@ -101,6 +102,10 @@ class Control:
             ("PATCH", model + "/batching", self._patch_batching),
             ("PUT", model + r"/versions/(?P<version>\d{1,19})/hold", self._put_hold),
             ("DELETE", model + r"/versions/(?P<version>\d{1,19})/hold", self._delete_hold),
+            ("GET", model + "/traffic", self._get_traffic),
+            ("PUT", model + "/traffic", self._put_traffic),
+            ("DELETE", model + "/traffic", self._delete_traffic),
+            ("GET", model + "/traffic/exposures", self._get_exposures),
             ("POST", model + "/warmup", self._post_warmup),
             ("POST", model + "/service_times", self._post_service_times),
             ("GET", model + "/live", self._get_live),
@@ -229,6 +234,22 @@ class Control:
         self._catalog.set_batching(name, changed)  # null turns batching off
         return self._batching_json(name)
 
+    async def _get_traffic(self, body: Any, name: str) -> _Result:
+        return self._catalog.splits.to_json(name)
+
+    async def _put_traffic(self, body: Any, name: str) -> _Result:
+        wish = TrafficWish.from_json(_fields(body, {"weights", "key", "seconds", "exposures"}))
+        await self._catalog.splits.put(name, wish)
+        return self._catalog.splits.to_json(name)
+
+    async def _delete_traffic(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)
+        self._catalog.splits.end(name)
+        return self._catalog.splits.to_json(name)
+
+    async def _get_exposures(self, body: Any, name: str) -> _Result:
+        return self._catalog.splits.exposures(name)
+
     async def _post_warmup(self, body: Any, name: str) -> _Result:
         wish = RecordingWish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
         served = self._catalog.served(name, wish.version)
@@ -263,6 +284,7 @@ class Control:
             "labels": self._catalog.labels.of(name),
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
+            "traffic": self._catalog.splits.summary(name),
             "batching": self._batching_json(name),
             "recording_warmup": self._recorder.is_recording(name),
             "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in versions],

@@ -23,6 +23,7 @@ from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import ServedVersion
 from serving_server.signatures import CLASSIFY_METHOD, REGRESS_METHOD
 from serving_server.tensors import Array
+from serving_server.traffic.router import Caller
 
 __all__ = ["MAX_UNIONS", "ExampleInference", "OnAnswer"]
 
@@ -31,8 +32,8 @@ T = TypeVar("T")
 #: Sets of tensors that the MultiInference requests of one version may ask for. The worker keeps a callable of each.
 MAX_UNIONS: Final = 64
 
-#: (model, version, label) to the version that answers.
-Lookup = Callable[[str, int | None, str | None], ServedVersion]
+#: (model, version, label, caller) to the version that answers.
+Lookup = Callable[[str, int | None, str | None, Caller | None], ServedVersion]
 
 #: Called once, later, on the loop, with the answer or with an error; the answer's arrays are good inside it only.
 OnAnswer = Callable[[T | None, ServingError | None], None]
@@ -59,19 +60,23 @@ class ExampleInference:
 
     # -- Classify and Regress ------------------------------------------------------------------------------------------
 
-    def classification(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
-        """Return the target of a Classify request.
+    def classification(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
+    ) -> Resolved:
+        """Return the target of a Classify request; `caller` as for `Inference.servable`.
 
         Raises
         ------
         ServingError
             As `Inference.servable`, or the signature is missing or cannot classify.
         """
-        return self._target(CLASSIFY_METHOD, self._lookup(model, version, label), signature_name)
+        return self._target(CLASSIFY_METHOD, self._lookup(model, version, label, caller), signature_name)
 
-    def regression(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+    def regression(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
+    ) -> Resolved:
         """Return the target of a Regress request; raises as `classification` does."""
-        return self._target(REGRESS_METHOD, self._lookup(model, version, label), signature_name)
+        return self._target(REGRESS_METHOD, self._lookup(model, version, label, caller), signature_name)
 
     def _target(self, method: str, servable: ServedVersion, name: str) -> Resolved:
         found = servable.resolved.get((method, name))
@@ -138,7 +143,9 @@ class ExampleInference:
 
     # -- MultiInference ------------------------------------------------------------------------------------------------
 
-    def multi(self, version: int | None, label: str | None, tasks: Sequence[InferenceTask]) -> tuple[Resolved, Plan]:
+    def multi(
+        self, version: int | None, label: str | None, tasks: Sequence[InferenceTask], caller: Caller | None = None
+    ) -> tuple[Resolved, Plan]:
         """Return the target of a MultiInference request, and what of it each task wants.
 
         Parameters
@@ -146,13 +153,15 @@ class ExampleInference:
         version, label
             Of the first task: as in TensorFlow Serving, those of the others do not count.
         tasks : sequence of InferenceTask
+        caller : Caller, optional
+            As for `Inference.servable`; all tasks go to one version.
 
         Raises
         ------
         ServingError
             As `Inference.servable` and `multi_inference.plan`.
         """
-        servable = self._lookup(tasks[0].model if tasks else "", version, label)
+        servable = self._lookup(tasks[0].model if tasks else "", version, label, caller)
         definitions = servable.signature_defs.signature_def
         wanted = multi_inference.plan(tasks, servable.signatures, definitions, method_name=self._check)
         unions: dict[Any, Resolved] = servable.resolved.setdefault(("unions",), {})

@@ -22,6 +22,7 @@ from serving_server.request_log.record import Record
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
+from serving_server.traffic.router import Caller
 
 __all__ = ["Inference", "Resolved", "VersionStatus"]
 
@@ -76,6 +77,7 @@ class Inference:
         self._manager = catalog.manager
         self._request_logs = catalog.request_logs
         self._tapped_models = catalog.request_logs.by_model
+        self._split_models = catalog.splits.routers
         self._loop = asyncio.get_running_loop()
         #: The manager's, whose servables are what this server's loader makes.
         self._resolve = cast("Callable[[str, int | None], ServedVersion]", self._manager.resolve)
@@ -103,8 +105,18 @@ class Inference:
             found.append((name, statuses, self._catalog.labels.of(name)))
         return found
 
-    def servable(self, model: str, version: int | None, label: str | None) -> ServedVersion:
+    def servable(
+        self, model: str, version: int | None, label: str | None, caller: Caller | None = None
+    ) -> ServedVersion:
         """Return the version that a ModelSpec names.
+
+        Parameters
+        ----------
+        model, version, label
+            Of the ModelSpec.
+        caller : Caller, optional
+            Who asks, where requests that name neither version nor label may be split over several versions. Those
+            without a caller are not: metadata is of the version that answers when nothing is split.
 
         Raises
         ------
@@ -113,20 +125,27 @@ class Inference:
         """
         if not model:
             raise InvalidArgumentError("ModelSpec has no name specified.")
+        if self._split_models and version is None and label is None and caller is not None:
+            router = self._split_models.get(model)
+            picked = None if router is None else router.pick(caller)
+            if picked is not None:
+                return cast("ServedVersion", picked)
         if label is not None:
             version = self._catalog.labels.resolve(model, label)
         return self._resolve(model, version)
 
-    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
-        """Return the target of a request; an empty signature name means ``serving_default``.
+    def signature(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
+    ) -> Resolved:
+        """Return the target of a request; an empty signature name means ``serving_default``; `caller` as `servable`.
 
         Raises
         ------
         ServingError
             As `servable`; `SignatureNotFoundError` when the version has no such signature.
         """
-        usual = model and label is None
-        servable = self._resolve(model, version) if usual else self.servable(model, version, label)
+        usual = model and label is None and not self._split_models
+        servable = self._resolve(model, version) if usual else self.servable(model, version, label, caller)
         resolved: Resolved | None = servable.resolved.get(signature_name)
         if resolved is None:
             signature = signature_of(servable.signatures, signature_name)

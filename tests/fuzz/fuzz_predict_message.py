@@ -26,7 +26,9 @@ class _Names(Inference):
     def __init__(self, names: Any) -> None:
         self.inputs: dict[str, TensorSpec] = dict.fromkeys(names, cast("TensorSpec", None))
 
-    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+    def signature(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Any = None
+    ) -> Resolved:
         signature = Signature(signature_name, "", self.inputs, {}, {})
         return cast("Resolved", type("Target", (), {"signature": signature, "target": (model, version, label)}))
 

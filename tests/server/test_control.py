@@ -25,6 +25,10 @@ ROUTES = [
     ("PATCH", "/models/half_plus_two/batching"),
     ("PUT", "/models/half_plus_two/versions/1/hold"),
     ("DELETE", "/models/half_plus_two/versions/1/hold"),
+    ("GET", "/models/half_plus_two/traffic"),
+    ("PUT", "/models/half_plus_two/traffic"),
+    ("DELETE", "/models/half_plus_two/traffic"),
+    ("GET", "/models/half_plus_two/traffic/exposures"),
 ]
 
 

@@ -28,7 +28,9 @@ class Names(Inference):
     def __init__(self) -> None:
         self.inputs: dict[str, TensorSpec] = {}
 
-    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+    def signature(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Any = None
+    ) -> Resolved:
         signature = Signature(signature_name, "", self.inputs, {}, {})
         return cast("Resolved", type("Target", (), {"signature": signature, "target": (model, version, label)}))
 

@@ -70,7 +70,9 @@ class HalfPlusTwo:
             wanted = f"Latest({model})" if version is None else f"Specific({model}, {version})"
             raise NotFoundError(f"Servable not found for request: {wanted}")
 
-    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> Resolved:
+    def signature(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Any = None
+    ) -> Resolved:
         self._check(model, version, label)
         return Resolved(signature_of(self.signatures, signature_name))
 

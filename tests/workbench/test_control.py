@@ -26,6 +26,9 @@ ROUTES: list[tuple[str, tuple[Any, ...], str, str, Any]] = [
     ("batching", ("digits",), "GET", "/models/digits/batching", None),
     ("patch_batching", ("digits", {"max_batch_size": 4}), "PATCH", "/models/digits/batching", {"max_batch_size": 4}),
     ("record_warmup", ("digits", 9), "POST", "/models/digits/warmup", {"seconds": 9, "requests": 5}),
+    ("traffic", ("digits",), "GET", "/models/digits/traffic", None),
+    ("delete_traffic", ("digits",), "DELETE", "/models/digits/traffic", None),
+    ("exposures", ("digits",), "GET", "/models/digits/traffic/exposures", None),
     ("statistics", (), "GET", "/statistics", None),
     ("shutdown", (), "POST", "/shutdown", None),
 ]

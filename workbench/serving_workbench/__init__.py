@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from serving_workbench.tables import Table
     from serving_workbench.tuning.entry import tune
     from serving_workbench.tuning.result import TuneResult
-    from serving_workbench.verbs import instances, logs, status, stop
+    from serving_workbench.verbs import instances, logs, status, stop, traffic
     from serving_workbench.version_history import history
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "serve",
     "status",
     "stop",
+    "traffic",
     "tune",
     "unload_ipython_extension",
 ]
@@ -92,6 +93,7 @@ _HOME = {
     "stop": "verbs",
     "LoadResult": "load.result",
     "loadtest": "load.testing",
+    "traffic": "verbs",
     "replay": "replaying",
     "ReplayResult": "replay_result",
     "Server": "server",

@@ -168,6 +168,26 @@ class ControlClient:
         """Look into the model's folder now instead of at the next poll."""
         return dict(self.request("POST", f"{_model(name)}/poll"))
 
+    def traffic(self, name: str) -> dict[str, Any]:
+        """Return how a model's requests are split, what each version got, and when that changed."""
+        return dict(self.request("GET", f"{_model(name)}/traffic"))
+
+    def put_traffic(self, name: str, weights: dict[str, float], *, seconds: float, **options: Any) -> dict[str, Any]:
+        """Split a model's requests by weights, once all versions are loaded; waits at most `seconds` for that.
+
+        `options` are ``key``, the name of a header (left out: as before; None: none), and ``exposures``.
+        """
+        body = {"weights": weights, "seconds": seconds, **options}
+        return dict(self.request("PUT", f"{_model(name)}/traffic", body, patience=seconds))
+
+    def delete_traffic(self, name: str) -> dict[str, Any]:
+        """End the split of a model's requests. Idempotent."""
+        return dict(self.request("DELETE", f"{_model(name)}/traffic"))
+
+    def exposures(self, name: str) -> dict[str, list[Any]]:
+        """Return the latest requests of a split by column: ``time``, ``version``, ``point``, ``keyed``."""
+        return dict(self.request("GET", f"{_model(name)}/traffic/exposures"))
+
     def batching(self, name: str) -> dict[str, Any] | None:
         """Return the batching parameters in force; None when batching is off."""
         return _optional(self.request("GET", f"{_model(name)}/batching"))

@@ -41,6 +41,7 @@ from serving_workbench.publish import Publication, check_model_name, deployers, 
 from serving_workbench.records import deploy_lock
 from serving_workbench.rejected import quarantine
 from serving_workbench.server import Server, stop_when_idle
+from serving_workbench.splitting import ended_messages
 from serving_workbench.waiting import find_version, wait_available, wait_serving
 from serving_workbench.warmup_requests import add_warmup, check_warmup, write_warmup
 
@@ -215,7 +216,7 @@ class _Deployment:
             version=publication.version,
             proofs=proofs,
             seconds=self.steps.seconds,
-            messages=messages,
+            messages=[*messages, *ended_messages(self._before, self.control.model(self.name))],
         )
 
     def _about_others(self, publication: Publication, serving: int) -> list[str]:

@@ -14,7 +14,8 @@ from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
 from serving_workbench.records import deploy_lock
 from serving_workbench.rejected import RejectedVersion, clear_rejected, rejected_versions
-from serving_workbench.server import Server, version_rows
+from serving_workbench.server import Server, version_rows, with_traffic
+from serving_workbench.splitting import traffic_text
 from serving_workbench.tables import Table
 from serving_workbench.warmup_requests import RecordedWarmup
 
@@ -42,7 +43,8 @@ class ServedModel:
     seconds : dict of str to float
         How long each step of the deploy took.
     messages : list of str
-        What else there is to tell of the deploy: others who deployed the model at the same time.
+        What else there is to tell of the last deploy or rollback: others who deployed the model at the same time, a
+        split of requests that ended with it.
     """
 
     def __init__(
@@ -152,11 +154,12 @@ class ServedModel:
     def status(self) -> Table:
         """Every version the server knows as a table; ``.data`` is the control channel's whole answer."""
         model = self.describe()
-        title = f"{self.name}: {_policy_text(model['policy'])}, from {model['base_path']}"
+        facts = [_policy_text(model["policy"]), traffic_text(model.get("traffic")), f"from {model['base_path']}"]
+        title = f"{self.name}: {', '.join(filter(None, facts))}"
         rows = version_rows(model)
         if any(row["state"] == "REJECTED" for row in rows):
             title += f"; sw.connect({self.name!r}).clear_rejected() deletes what was rejected"
-        return Table(rows, _COLUMNS, title, model)
+        return Table(rows, with_traffic(_COLUMNS, rows), title, model)
 
     def rejected(self) -> list[RejectedVersion]:
         """Return the versions that were not put into service, with the reasons; lowest number first.
@@ -185,7 +188,7 @@ class ServedModel:
     # --- change ---
 
     def rollback(self, to: int | None = None, timeout: float = 60.0) -> int:
-        """Let an older version answer again, until the next `serve`.
+        """Let an older version answer again, until the next `serve`. A split of requests ends with it.
 
         Parameters
         ----------
@@ -264,6 +267,52 @@ class ServedModel:
             The version is not available.
         """
         return version_changes.label(self, label, version)
+
+    def traffic(
+        self, weights: Mapping[int, float] | None = None, *, key: str | None = None, timeout: float = 60.0
+    ) -> Table:
+        """Split the requests that name no version over several versions, at once and while requests run.
+
+        Versions that are not loaded are loaded first; until all are, and when one cannot be, requests go where they
+        went before. The share of a version that becomes unavailable goes to the others. A rollback, a new version
+        that goes into service and another version policy end the split.
+
+        Parameters
+        ----------
+        weights : dict of int to float, optional
+            By version, such as ``{1: 90, 2: 10}``; a version without weight stays loaded. None changes nothing and
+            shows the split; an empty dict ends it.
+        key : str, optional
+            Name of a header or of gRPC metadata, such as ``"x-serving-key"``: requests with the same value get the same
+            version as long as the weights stand, and when a share grows only as many values move as must. None leaves
+            this as it is, at first off; an empty string turns it off.
+        timeout : float
+            Seconds that versions may take to load.
+
+        Returns
+        -------
+        Table
+            Weights, shares and requests by version; ``.data`` is the control channel's whole answer.
+
+        Raises
+        ------
+        ModelNotServedError
+            The server does not know the model, or a version is not on disk.
+        ControlError
+            A version cannot be loaded or is held (``FAILED_PRECONDITION``), is not loaded in time
+            (``DEADLINE_EXCEEDED``), or the weights make no sense (``INVALID_ARGUMENT``).
+        """
+        return self.server.traffic(self.name, weights, key=key, timeout=timeout)
+
+    def exposures(self) -> Any:
+        """Return the latest requests of a split, oldest first, as a `pandas.DataFrame`.
+
+        Columns: ``time`` (seconds since 1970), ``version``, ``point`` (of the unit interval in 2**32 steps, drawn or
+        from the key) and ``keyed`` (whether by a key).
+        """
+        import pandas as pd  # only for those who ask
+
+        return pd.DataFrame(self.server.ask(lambda: self.server.control.exposures(self.name)))
 
     def record_warmup(
         self, requests: int = 100, seconds: float = 60.0, *, version: int | None = None, replace: bool = False

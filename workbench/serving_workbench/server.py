@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,17 +13,18 @@ import psutil
 from serving_workbench import logfile
 from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
-from serving_workbench.errors import ControlError, ServerNotRunningError, WorkbenchError
+from serving_workbench.errors import ControlError, ModelNotServedError, ServerNotRunningError, WorkbenchError
 from serving_workbench.instance_name import chosen_instance
 from serving_workbench.launch import launch
 from serving_workbench.locks import LockFile
 from serving_workbench.notes import metrics_text, read_notes
 from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
 from serving_workbench.rejected import rejected_versions
+from serving_workbench.splitting import set_traffic, traffic_cells, traffic_table
 from serving_workbench.surroundings import remote_hint, warn_about
 from serving_workbench.tables import Table
 
-__all__ = ["Server", "stop_instance", "stop_when_idle", "version_rows"]
+__all__ = ["Server", "stop_instance", "stop_when_idle", "version_rows", "with_traffic"]
 
 _STATUS_COLUMNS = (
     *("model", "version", "state", "serving", "labels", "step", "requests in flight", "restarts", "note", "error"),
@@ -156,7 +157,7 @@ class Server:
         title = f"server '{self.name}' (pid {self.pid}): {where}; TensorFlow {state['state']}"
         if state.get("error"):
             title += f": {state['error']}"
-        return Table(rows, _STATUS_COLUMNS, title, data)
+        return Table(rows, with_traffic(_STATUS_COLUMNS, rows), title, data)
 
     def models(self) -> list[str]:
         """Names of the models it knows."""
@@ -184,6 +185,18 @@ class Server:
         """
         changed: dict[str, Any] | None = self.ask(lambda: self.control.patch_batching(name, parameters))
         return changed
+
+    def traffic(
+        self, name: str, weights: Mapping[int, float] | None = None, *, key: str | None = None, timeout: float = 60.0
+    ) -> Table:
+        """Look at how a model's requests are split over its versions, set or end it; see `ServedModel.traffic`."""
+        try:
+            answer = self.ask(lambda: set_traffic(self.control, name, weights, key, timeout))
+            return traffic_table(name, answer, self.control.model(name))
+        except ControlError as error:
+            if error.code == "NOT_FOUND":
+                raise ModelNotServedError(f"Requests of '{name}' cannot be split: {error.message}.") from error
+            raise
 
     def ask(self, question: Callable[[], Any]) -> Any:
         """Return what a call of `control` returns.
@@ -306,8 +319,17 @@ def stop_when_idle(instance: str, lock: LockFile) -> bool:
     return server is not None and not server.models() and server.stop()
 
 
+def with_traffic(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns with one for shares of requests, when a version has one."""
+    shown = list(columns)
+    if any(row.get("traffic") for row in rows):
+        shown.insert(shown.index("serving") + 1, "traffic")
+    return shown
+
+
 def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one table row per version of a model as the control channel describes it, then the rejected ones."""
+    shares = traffic_cells(model)
     labels: dict[int, list[str]] = {}
     for label, target in model.get("labels", {}).items():  # older servers tell of none
         labels.setdefault(target, []).append(label)
@@ -319,6 +341,7 @@ def version_rows(model: dict[str, Any]) -> list[dict[str, Any]]:
             "version": version["version"],
             "state": version["state"],
             "serving": "yes" if version["version"] == model["serving_version"] else "held" if version["held"] else None,
+            "traffic": shares.get(version["version"]),
             "step": version.get("step"),
             "requests in flight": version.get("requests_in_flight"),
             "restarts": version.get("restarts") or None,

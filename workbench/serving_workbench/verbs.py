@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from serving_workbench import logfile
 from serving_workbench.errors import ServerNotRunningError
 from serving_workbench.instance_name import chosen_instance
@@ -9,7 +11,7 @@ from serving_workbench.records import list_instances, record_path
 from serving_workbench.server import Server, stop_instance
 from serving_workbench.tables import Table
 
-__all__ = ["instances", "logs", "status", "stop"]
+__all__ = ["instances", "logs", "status", "stop", "traffic"]
 
 
 def status(instance: str | None = None) -> Table:
@@ -25,6 +27,25 @@ def status(instance: str | None = None) -> Table:
 def stop(instance: str | None = None, timeout: float = 15.0) -> bool:
     """Stop a server; return whether one ran. Idempotent. See `Server.stop`."""
     return stop_instance(instance, timeout)
+
+
+def traffic(
+    name: str,
+    weights: Mapping[int, float] | None = None,
+    *,
+    key: str | None = None,
+    instance: str | None = None,
+    timeout: float = 60.0,
+) -> Table:
+    """Look at how a model's requests are split over its versions, set or end it; see `ServedModel.traffic`.
+
+    Raises
+    ------
+    ServerNotRunningError
+    ModelNotServedError, ControlError
+        As `ServedModel.traffic`.
+    """
+    return Server.connect(instance).traffic(name, weights, key=key, timeout=timeout)
 
 
 def logs(n: int = 100, instance: str | None = None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from serving_workbench.errors import ControlError, DeployError, WorkbenchError
 from serving_workbench.interrupts import uninterrupted
 from serving_workbench.publish import versions_on_disk
+from serving_workbench.splitting import ended_messages, traffic_cells
 from serving_workbench.waiting import find_version, wait_available, wait_serving
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def rollback(served: ServedModel, to: int | None, timeout: float) -> int:
                 error.add_note(f"The version policy could not be set back: {second}")
         raise
     served.server.client.forget(served.name)
+    served.messages = ended_messages(model, served.describe())
     return target
 
 
@@ -94,6 +96,11 @@ def unload(served: ServedModel, version: int, timeout: float) -> None:
         raise DeployError(
             f"Version {version} of '{served.name}' answers to the label '{labels[0]}'.",
             hint="Remove the label first, or let it point at another version.",
+        )
+    if version in traffic_cells(model):
+        raise DeployError(
+            f"Version {version} of '{served.name}' has a share of the requests.",
+            hint="Take it out of the split first: traffic() shows the weights, traffic({}) ends it.",
         )
     _let_go(served, model, version)
     deadline = time.monotonic() + timeout

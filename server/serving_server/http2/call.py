@@ -138,6 +138,13 @@ class Call:
                 found.append((name, value.decode("latin-1")))
         return found
 
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the client's metadata of a name in lower case, as sent; None: there is none."""
+        for found, value in self.head.fields:
+            if found == name:
+                return value
+        return None
+
     @property
     def peer(self) -> str:
         """The client's address as gRPC writes it: ``ipv4:1.2.3.4:567``, ``ipv6:[::1]:567``, ``unix:``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from serving_server.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, UnavailableError
 from serving_server.lifecycle.clock import Clock, LoopClock
@@ -58,6 +58,11 @@ class Manager:
         at which the try began; `VersionSource.watch_failed` fits.
     explain : callable or None
         ``explain(model)`` says why a model may have no versions; `VersionSource.problem` fits.
+    on_rerouted : callable or None
+        ``on_rerouted(model)`` after each change of what answers, before any request sees it.
+    on_policy : callable or None
+        ``on_policy(model, before)`` at an operator's word on the policy, whether or not it differs from `before`; what
+        answers follows it.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Manager:
     ) -> None:
         self.on_failed: Callable[[str, int, Place, float], None] | None = None
         self.explain: Callable[[str], str | None] | None = None
+        self.on_rerouted: Callable[[str], None] | None = None
+        self.on_policy: Callable[[str, Policy], None] | None = None
         self._settings = Settings(
             loader=loader,
             slots=LoadSlots(num_load_threads),
@@ -109,7 +116,7 @@ class Manager:
         elif entry.removed:
             entry.removed = False
             entry.policy = policy or Latest()
-        elif policy is not None:
+        elif policy is not None and policy != entry.policy:
             self.set_policy(model, policy)
         self._wake_waiters()
 
@@ -119,6 +126,7 @@ class Manager:
         entry.removed = True
         entry.found, entry.looked = {}, False
         entry.held.clear()
+        entry.extra = frozenset()
         self._reconcile(entry)
 
     def aspire(self, model: str, versions: Mapping[int, Place]) -> None:
@@ -130,15 +138,22 @@ class Manager:
         if entry is None or entry.removed:
             return
         entry.found, entry.looked = dict(versions), True
+        if entry.extra:  # of which the policy may choose others now
+            self._reroute(entry)
         self._reconcile(entry)
 
     def set_policy(self, model: str, policy: Policy) -> None:
         """Change which versions are wanted; acts at once. ``Specific([old])`` rolls back."""
         entry = self._entry(model)
-        if entry.policy != policy:
+        before = entry.policy
+        if before != policy:
             logger.info("Model %s: version policy is now %s", model, policy.to_json())
             entry.policy = policy
-            self._reconcile(entry)
+        if self.on_policy is not None:
+            self.on_policy(model, before)
+        if entry.extra:
+            self._reroute(entry)
+        self._reconcile(entry)
 
     def policy(self, model: str) -> Policy:
         """Return the policy of a model."""
@@ -147,6 +162,36 @@ class Manager:
     def wanted(self, model: str) -> frozenset[int]:
         """Return the versions that the policy chooses of those on disk, held ones left out."""
         return self._entry(model).wanted()[0]
+
+    def keep(self, model: str, versions: Collection[int]) -> None:
+        """Load these in addition to what the policy chooses, as far as they are on disk; in place of those kept before.
+
+        They are reachable by their number. One that the policy does not choose answers unversioned requests only
+        when no other version does.
+        """
+        entry = self._entry(model)
+        if entry.extra != frozenset(versions):
+            entry.extra = frozenset(versions)
+            self._reroute(entry)
+            self._reconcile(entry)
+
+    def kept(self, model: str) -> frozenset[int]:
+        """Return what `keep` was told last."""
+        return self._entry(model).extra
+
+    def on_disk(self, model: str) -> frozenset[int]:
+        """Return the versions that `aspire` was told of last."""
+        return frozenset(self._entry(model).found)
+
+    def answering(self, model: str) -> Mapping[int | None, Servable]:
+        """Return what answers each version, None being the unversioned request."""
+        entry = self._models.get(model)
+        return {} if entry is None else entry.routes
+
+    def chosen_version(self, model: str) -> int | None:
+        """Return the version that answers unversioned requests, None when the policy wants none that is AVAILABLE."""
+        entry = self._models.get(model)
+        return None if entry is None else entry.chosen
 
     def looked(self, model: str) -> bool:
         """Whether the versions on disk are known, by `aspire`."""
@@ -172,7 +217,7 @@ class Manager:
                 "requests without an answer. Make another version available first, for example by a 'specific' policy"
             )
         entry.held.add(version)
-        entry.reroute()
+        self._reroute(entry)
         self._reconcile(entry)
 
     def promote(self, model: str, version: int) -> None:
@@ -180,7 +225,7 @@ class Manager:
         entry = self._entry(model)
         if version in entry.held:
             entry.held.discard(version)
-            entry.reroute()
+            self._reroute(entry)
             self._reconcile(entry)
 
     def held(self, model: str) -> frozenset[int]:
@@ -333,13 +378,18 @@ class Manager:
 
     def _state_changed(self, version: Version, old: State, new: State) -> None:
         entry = self._models[version.model]
-        entry.reroute()
+        self._reroute(entry)
         for listener in list(self._listeners):
             try:
                 listener(version.model, version.number, old, new)
             except Exception:  # a listener's bug must not stop a switch half way
                 logger.exception("A lifecycle listener failed on %s: %s -> %s", version, old.name, new.name)
         self._reconcile(entry)
+
+    def _reroute(self, entry: Model) -> None:
+        entry.reroute()
+        if self.on_rerouted is not None:
+            self.on_rerouted(entry.name)
 
     def _reconcile(self, entry: Model) -> None:
         entry.reconcile()

@@ -34,8 +34,10 @@ class Model:
         self.found: dict[int, Place] = {}
         self.looked = False  # whether `found` is what was on disk, not just nothing yet
         self.held: set[int] = set()
+        self.extra: frozenset[int] = frozenset()  # loaded in addition to what the policy chooses
         self.versions: dict[int, Version] = {}
         self.serving: int | None = None
+        self.chosen: int | None = None  # the same, but None where the policy wants no version that is AVAILABLE
         # Requests look up their version here; None is the unversioned request.
         self.routes: dict[int | None, Servable] = {}
         self._settings = settings
@@ -46,22 +48,27 @@ class Model:
     def reroute(self) -> None:
         """Rebuild the table after a change of states or holds."""
         routes: dict[int | None, Servable] = {}
-        serving = None
         for number, version in self.versions.items():
             if version.state is State.AVAILABLE and version.servable is not None:
                 routes[number] = version.servable
-                if number not in self.held and (serving is None or number > serving):
-                    serving = number
+        ready = [number for number in routes if number is not None and number not in self.held]
+        chosen = serving = max(ready, default=None)
+        if serving in self.extra:
+            # Extra versions answer unversioned requests only when there is nobody else.
+            guests = self.extra - self.wanted()[0]
+            chosen = max((number for number in ready if number not in guests), default=None)
+            serving = serving if chosen is None else chosen
         if serving is not None:
             routes[None] = routes[serving]
         # One assignment each: whoever reads between two turns of the loop sees all or nothing of a switch.
-        self.routes, self.serving = routes, serving
+        self.routes, self.serving, self.chosen = routes, serving, chosen
 
     def wanted(self) -> tuple[frozenset[int], frozenset[int]]:
-        """Return the ordinary and the held versions that should be loaded."""
+        """Return the ordinary versions that should be loaded, and the held and extra ones."""
         if self.removed:
             return frozenset(), frozenset()
-        return choose(self.found, self.policy, self.held)
+        ordinary, held = choose(self.found, self.policy, self.held)
+        return ordinary, held | self.extra.intersection(self.found) if self.extra else held
 
     def reconcile(self) -> None:
         """Take every step towards what is wanted that is allowed now."""
@@ -78,8 +85,8 @@ class Model:
             self._busy = False
 
     def _step(self) -> None:
-        ordinary, held = self.wanted()
-        wanted = ordinary | held
+        ordinary, others = self.wanted()
+        wanted = ordinary | others
         self._warn_missing()
         if self._settings.resource_preserving:
             self._unload(ordinary, wanted)

@@ -56,6 +56,7 @@ class Metrics:
                 labels=[(name, label, to) for name in names for label, to in catalog.labels.of(name).items()],
                 serving=[(name, number) for name, number in serving if number is not None],
             ),
+            *catalog.splits.families(),
             *process_families(self._process),
         ]
 

@@ -47,6 +47,11 @@ class Request:
     headers: dict[str, str]
     body: bytes
 
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of a header by its name in lower case, None when there is none."""
+        value = self.headers.get(name.decode("ascii"))
+        return None if value is None else value.encode("latin-1")
+
 
 @dataclasses.dataclass(slots=True)
 class Response:

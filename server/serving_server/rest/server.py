@@ -108,7 +108,9 @@ T = TypeVar("T")
 class Core(Protocol[ResolvedT]):
     """What the REST API needs of the serving core; all calls are made on the event loop."""
 
-    def signature(self, model: str, version: int | None, label: str | None, signature_name: str) -> ResolvedT:
+    def signature(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Request
+    ) -> ResolvedT:
         """Return the signature that serves a request.
 
         Raises
@@ -149,10 +151,14 @@ class Core(Protocol[ResolvedT]):
 class ExampleCore(Protocol[ResolvedT]):
     """What the REST API needs for requests of tf.Examples (see `serving_server.example_inference`)."""
 
-    def classification(self, model: str, version: int | None, label: str | None, signature_name: str) -> ResolvedT:
+    def classification(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Request
+    ) -> ResolvedT:
         """Return the signature that serves a classify request; raises ServingError."""
 
-    def regression(self, model: str, version: int | None, label: str | None, signature_name: str) -> ResolvedT:
+    def regression(
+        self, model: str, version: int | None, label: str | None, signature_name: str, caller: Request
+    ) -> ResolvedT:
         """Return the signature that serves a regress request; raises ServingError."""
 
     def classify(
@@ -218,9 +224,9 @@ class RestApi:
         try:
             route = match(request.method, request.target)
             if route.kind is RouteKind.PREDICT:
-                return self._predict(route, request.body, answer, started)
+                return self._predict(route, request, answer, started)
             if route.kind is RouteKind.CLASSIFY or route.kind is RouteKind.REGRESS:
-                return self._examples(route, request.body, answer, started)
+                return self._examples(route, request, answer, started)
             response = self._get(route, request)
             if route.kind in _COUNTED:
                 self._requests.cell(route.model, "", ENTRYPOINT).succeeded(started)
@@ -231,10 +237,10 @@ class RestApi:
             answer(self._error(error))
         return None
 
-    def _predict(self, route: Route, body: bytes, answer: Answer, started: float) -> Cancel:
-        parsed = parse_predict(body)
+    def _predict(self, route: Route, request: Request, answer: Answer, started: float) -> Cancel:
+        parsed = parse_predict(request.body)
         try:
-            resolved = self._core.signature(route.model, route.version, route.label, parsed.signature_name)
+            resolved = self._core.signature(route.model, route.version, route.label, parsed.signature_name, request)
         except SignatureNotFoundError as error:
             name = parsed.signature_name or DEFAULT_SIGNATURE
             message = f'Serving signature name: "{name}" not found in signature def (this version has: {error.offered})'
@@ -267,10 +273,10 @@ class RestApi:
         cell.failed(error.code)
         answer(self._error(error))
 
-    def _examples(self, route: Route, body: bytes, answer: Answer, started: float) -> Cancel:
+    def _examples(self, route: Route, request: Request, answer: Answer, started: float) -> Cancel:
         core = self._example_core
-        parsed = parse_examples(body)
-        target = (route.model, route.version, route.label, parsed.signature_name)
+        parsed = parse_examples(request.body)
+        target = (route.model, route.version, route.label, parsed.signature_name, request)
         strings = feed(parsed.examples, parsed.context)
         deadline = None if self._timeout is None else self._now() + self._timeout
         api = route.kind.value

@@ -63,7 +63,8 @@ class ExampleMethods:
         request = codec.decode(messages.ExamplesRequest, data, "tensorflow.serving.ClassificationRequest")
         name = request.model_spec.name
         try:
-            resolved = self._examples.classification(*codec.target(request), request.model_spec.signature_name)
+            signature = request.model_spec.signature_name
+            resolved = self._examples.classification(*codec.target(request), signature, call)
 
             def write(answer: Classifications) -> bytes:
                 result = wire.classification_result(answer.labels, answer.scores)
@@ -80,7 +81,8 @@ class ExampleMethods:
         request = codec.decode(messages.ExamplesRequest, data, "tensorflow.serving.RegressionRequest")
         name = request.model_spec.name
         try:
-            resolved = self._examples.regression(*codec.target(request), request.model_spec.signature_name)
+            signature = request.model_spec.signature_name
+            resolved = self._examples.regression(*codec.target(request), signature, call)
 
             def write(answer: Array) -> bytes:
                 result = wire.regression_result(answer)
@@ -104,7 +106,7 @@ class ExampleMethods:
                 InferenceTask(task.model_spec.name, task.model_spec.signature_name, task.method_name)
                 for task in request.tasks
             ]
-            resolved, wanted = self._examples.multi(version, label, tasks)
+            resolved, wanted = self._examples.multi(version, label, tasks, call)
 
             def write(answers: list[Classifications | Array]) -> bytes:
                 return _multi_response(name, resolved.version, wanted, answers)

@@ -85,7 +85,7 @@ class GrpcHttp2Transport:
         template, arrays = found
         name = template.spec[0]
         try:
-            resolved = self._inference.signature(*template.spec, template.signature)
+            resolved = self._inference.signature(*template.spec, template.signature, call)
             return self._services.run(call, name, resolved, arrays, template.output_filter, started)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._services.refuse(call, name, "Predict", error)
@@ -99,7 +99,7 @@ class GrpcHttp2Transport:
             return None
         name = request.model_spec.name
         try:
-            resolved, arrays = codec.predict_inputs(self._inference, request)
+            resolved, arrays = codec.predict_inputs(self._inference, request, call)
             self._templates.learn(data, request, arrays)
             return self._services.run(call, name, resolved, arrays, request.output_filter, started)
         except Exception as error:  # noqa: BLE001 - told to the client

@@ -107,13 +107,25 @@ class _CallError(Exception):
         self.text = text
 
 
+def _header(context: Any, name: bytes) -> bytes | None:
+    wanted = name.decode("ascii")
+    for found, value in context.invocation_metadata() or ():
+        if found == wanted:
+            return value if isinstance(value, bytes) else str(value).encode("latin-1")
+    return None
+
+
 class _UnaryCall:
     """A call whose answer a coroutine waits for."""
 
     def __init__(self, context: Any, loop: asyncio.AbstractEventLoop) -> None:
         left = context.time_remaining()
         self.deadline = None if left is None else loop.time() + left
+        self._context = context
         self.result: asyncio.Future[bytes] = loop.create_future()
+
+    def header(self, name: bytes) -> bytes | None:
+        return _header(self._context, name)
 
     def answer(self, message: bytes | bytearray | memoryview) -> None:
         if not self.result.done():
@@ -147,11 +159,15 @@ class _StreamCall:
     def __init__(self, context: Any, loop: asyncio.AbstractEventLoop) -> None:
         left = context.time_remaining()
         self.deadline = None if left is None else loop.time() + left
+        self._context = context
         #: Messages, then None for OK or an error.
         self.queue: asyncio.Queue[bytes | _CallError | None] = asyncio.Queue()
         self.room = asyncio.Event()
         self.room.set()
         self._ended = False
+
+    def header(self, name: bytes) -> bytes | None:
+        return _header(self._context, name)
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
         self._put(bytes(message))

@@ -12,6 +12,7 @@ from serving_server.inference import Inference, Resolved, VersionStatus
 from serving_server.inputs import check_inputs
 from serving_server.lifecycle.states import State
 from serving_server.tensors import Array, TensorParsingError, to_array
+from serving_server.traffic.router import Caller
 from serving_server.wire import messages, predict_response
 
 __all__ = [
@@ -70,15 +71,17 @@ def target(request: Any) -> ServableSpec:
     )
 
 
-def predict_inputs(inference: Inference, request: Any) -> tuple[Resolved, dict[str, Array]]:
-    """Return the target and the inputs of a PredictRequest.
+def predict_inputs(
+    inference: Inference, request: Any, caller: Caller | None = None
+) -> tuple[Resolved, dict[str, Array]]:
+    """Return the target and the inputs of a PredictRequest; `caller` as for `Inference.servable`.
 
     Raises
     ------
     ServingError
         In TensorFlow Serving's order: the version, the signature, the names, the tensors.
     """
-    resolved = inference.signature(*target(request), request.model_spec.signature_name)
+    resolved = inference.signature(*target(request), request.model_spec.signature_name, caller)
     protos: Mapping[str, Any] = request.inputs
     check_inputs(resolved.signature, protos.keys())
     arrays = {}

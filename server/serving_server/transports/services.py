@@ -41,6 +41,9 @@ class UnaryCall(Protocol):
     def deadline(self) -> float | None:
         """When its client gives up, on the loop's clock; None for never."""
 
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the client's metadata of a name in lower case, None when there is none."""
+
     def answer(self, message: bytes | bytearray | memoryview) -> None:
         """Send the one message of the answer, and OK."""
 
@@ -190,7 +193,7 @@ class Services:
         request = codec.decode(messages.PredictRequest, data)
         name = request.model_spec.name
         try:
-            resolved, arrays = codec.predict_inputs(self.inference, request)
+            resolved, arrays = codec.predict_inputs(self.inference, request, call)
             return self.run(call, name, resolved, arrays, request.output_filter, started)
         except Exception as error:  # noqa: BLE001 - told to the client
             self.refuse(call, name, "Predict", error)

@@ -1,0 +1,1 @@
+"""Unversioned requests of one model, split over several of its versions by weight."""

@@ -1,0 +1,238 @@
+"""A split on real servers: every API follows it, explicit versions do not, changes lose no request."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from serving_server.tensors import to_array, to_proto
+from serving_server.traffic.router import point_of
+from serving_server.traffic.shares import POINTS
+from serving_server.wire import messages
+from tests.examples import CLASSIFY, MULTI, REGRESS, example, multi_request, request
+from tests.load import HalfPlusTwoLoad
+from tests.metrics_page import MetricsPage
+from tests.servers import ServerProcess, SharedServer, wait_until
+
+KEY = "x-serving-key"
+ZERO = {"instances": [0.0]}
+#: f(0) of half_plus_two tells its version over REST, which does not name it.
+VERSION_OF = {2.0: 1, 3.0: 2}
+
+
+@pytest.fixture(scope="module")
+def split_server(grpc_server: SharedServer, models_dir: Path) -> Iterator[SharedServer]:
+    """Both versions of half_plus_two as "split", of "examples" as "split-examples"; no weights yet."""
+    for name, base in (("split", "half_plus_two"), ("split-examples", "examples")):
+        grpc_server.put_model(name, models_dir / base, policy={"all": {}})
+        grpc_server.wait_available(name, 1, 2)
+    yield grpc_server
+    for name in ("split", "split-examples"):
+        assert grpc_server.control("DELETE", f"/models/{name}")[0] == 204
+
+
+def put(server: ServerProcess, weights: dict[int, float], model: str = "split", **fields: Any) -> dict[str, Any]:
+    body = {"weights": {str(version): weight for version, weight in weights.items()}, **fields}
+    status, answer = server.control("PUT", f"/models/{model}/traffic", body)
+    assert status == 200, answer
+    found: dict[str, Any] = answer
+    return found
+
+
+def ask(server: ServerProcess, method: str, message: Any, response: Any, key: str | None = None) -> Any:
+    stub = server.channel().unary_unary(
+        method, request_serializer=type(message).SerializeToString, response_deserializer=response.FromString
+    )
+    return stub(message, timeout=30, metadata=() if key is None else ((KEY, key),))
+
+
+def predict_request(model: str = "split", version: int = 0) -> Any:
+    message = messages.PredictRequest()
+    message.model_spec.name = model
+    if version:
+        message.model_spec.version.value = version
+    message.inputs["x"].CopyFrom(to_proto(np.float32([0.0])))
+    return message
+
+
+def predict(server: ServerProcess, key: str | None = None, version: int = 0) -> int:
+    """Version that the answer names; its value must be that version's."""
+    message = predict_request(version=version)
+    answer = ask(server, "/tensorflow.serving.PredictionService/Predict", message, messages.PredictResponse, key)
+    assert VERSION_OF[float(to_array(answer.outputs["y"])[0])] == answer.model_spec.version.value
+    return int(answer.model_spec.version.value)
+
+
+def rest_predict(server: ServerProcess, key: str | None = None) -> int:
+    headers = {} if key is None else {"X-Serving-Key": key}
+    status, answer = server.rest("POST", "/v1/models/split:predict", ZERO, headers=headers)
+    assert status == 200
+    return VERSION_OF[answer["predictions"][0]]
+
+
+@pytest.mark.parametrize("one", [predict, rest_predict])
+def test_predict_follows_the_weights(split_server: SharedServer, one: Callable[[ServerProcess], int]) -> None:
+    put(split_server, {1: 75, 2: 25})
+    found = Counter(one(split_server) for _ in range(400))
+    # Five standard deviations: nobody seeds this server.
+    assert abs(found[2] - 100) < 5 * math.sqrt(400 * 0.25 * 0.75)
+    put(split_server, {1: 0, 2: 1})
+    assert {one(split_server) for _ in range(50)} == {2}
+    put(split_server, {1: 1})
+    assert {one(split_server) for _ in range(50)} == {1}
+    assert split_server.control("DELETE", "/models/split/traffic")[1]["weights"] is None
+    assert {one(split_server) for _ in range(50)} == {2}
+
+
+def test_every_api_gives_a_key_the_same_version(split_server: SharedServer) -> None:
+    put(split_server, {1: 50, 2: 50}, key=KEY)
+    put(split_server, {1: 50, 2: 50}, "split-examples", key=KEY)
+    rows = [example(x=1.0)]
+
+    def last() -> tuple[int, bool]:
+        _, log = split_server.control("GET", "/models/split-examples/traffic/exposures")
+        return log["version"][-1], log["keyed"][-1]
+
+    seen = set()
+    for key in (f"user-{number}" for number in range(8)):
+        version = 1 if point_of("split", key.encode()) < POINTS // 2 else 2
+        assert {predict(split_server, key) for _ in range(3)} == {version}
+        assert rest_predict(split_server, key) == version
+        version = 1 if point_of("split-examples", key.encode()) < POINTS // 2 else 2
+        seen.add(version)
+        for method, response in (
+            (CLASSIFY, messages.message_class("tensorflow.serving.ClassificationResponse")),
+            (REGRESS, messages.message_class("tensorflow.serving.RegressionResponse")),
+        ):
+            name = "classify" if method == CLASSIFY else "regress"
+            answer = ask(split_server, method, request(method, "split-examples", rows, name), response, key)
+            assert answer.model_spec.version.value == version
+        asked = multi_request("split-examples", {"regress": "regress", "classify": "classify"}, rows)
+        results = ask(split_server, MULTI, asked, messages.MultiInferenceResponse, key).results
+        assert [result.model_spec.version.value for result in results] == [version, version]
+        for name in ("classify", "regress"):
+            body = {"signature_name": name, "examples": [{"x": 1.0}]}
+            path = f"/v1/models/split-examples:{name}"
+            assert split_server.rest("POST", path, body, headers={KEY: key})[0] == 200
+            assert last() == (version, True)
+    assert seen == {1, 2}
+
+
+def test_who_names_a_version_gets_it(split_server: SharedServer) -> None:
+    before = put(split_server, {1: 1, 2: 0})["versions"]
+    assert {predict(split_server, version=2) for _ in range(20)} == {2}
+    path = "/v1/models/split/versions/2:predict"
+    assert split_server.rest("POST", path, ZERO) == (200, {"predictions": [3.0]})
+    assert split_server.rest("GET", "/v1/models/split/metadata")[1]["model_spec"]["version"] == "2", "not split"
+    assert split_server.control("GET", "/models/split/traffic")[1]["versions"] == before
+
+
+def test_counts_by_the_control_channel_and_on_the_metrics_page(split_server: SharedServer) -> None:
+    before = {v["version"]: v for v in put(split_server, {1: 3, 2: 1}, key=KEY, exposures=5)["versions"]}
+    for number in range(10):
+        predict(split_server, str(number))
+    rest_predict(split_server)
+    _, told = split_server.control("GET", "/models/split/traffic")
+    assert (told["weights"], told["key"]) == ({"1": 3.0, "2": 1.0}, KEY)
+    assert told["shares"] == {"1": 0.75, "2": 0.25}
+    new = {
+        v["version"]: [v[count] - before[v["version"]][count] for count in ("requests", "keyed")]
+        for v in told["versions"]
+    }
+    assert [sum(counts) for counts in zip(*new.values(), strict=True)] == [11, 10]
+    assert told["exposures"] == {"remembered": 5, "capacity": 5}
+    assert told["periods"][-1]["requests"] == {str(version): counts[0] for version, counts in new.items()}
+    assert split_server.model("split")["traffic"]["shares"] == told["shares"]
+    page = MetricsPage.of(split_server)
+    for version in told["versions"]:
+        labels = {"model_name": "split", "version": str(version["version"])}
+        assert page.get("serving_workbench_traffic_share", **labels) == version["share"]
+        assert page.get("serving_workbench_traffic_weight", **labels) == version["weight"]
+        assert page.get("serving_workbench_traffic_requests_total", **labels, by="key") == version["keyed"]
+    put(split_server, {1: 1})
+    assert split_server.control("GET", "/models/split/traffic")[1]["key"] == KEY, "it stays when nothing is said"
+    assert put(split_server, {1: 1}, key=None)["key"] is None
+
+
+def test_weights_change_under_load_without_a_failure(split_server: SharedServer) -> None:
+    with HalfPlusTwoLoad(split_server.grpc_endpoint, "split", rate=100) as load:
+        for number in range(60):
+            put(split_server, {1: number % 10 + 1, 2: 10 - number % 10}, key=KEY)
+        wait_until(lambda: len(load.answers) > 50)
+        put(split_server, {1: 1})
+        asked = len(load.answers) + 10
+        wait_until(lambda: len(load.answers) > asked + 20)
+    assert all(answer.right for answer in load.answers), [a.error for a in load.answers if not a.right][:3]
+    assert {answer.version for answer in load.answers[: asked - 10]} == {1, 2}
+    assert {answer.version for answer in load.answers[asked:]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "message"),
+    [
+        ({"weights": {"1": 1, "9": 1}}, 404, "NOT_FOUND", "version 9 of model split is not on disk; its versions are"),
+        ({"weights": {"1": -1}}, 400, "INVALID_ARGUMENT", "the weight of version 1 must be a number from 0"),
+        ({"weights": {"1": 0}}, 400, "INVALID_ARGUMENT", "the weights are all 0"),
+        ({"weight": {"1": 1}}, 400, "INVALID_ARGUMENT", "unknown field 'weight'"),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    split_server: SharedServer, body: Any, status: int, code: str, message: str
+) -> None:
+    put(split_server, {1: 1})
+    answer = split_server.control("PUT", "/models/split/traffic", body)
+    assert (answer[0], answer[1]["code"]) == (status, code)
+    assert message in answer[1]["error"]
+    assert predict(split_server) == 1
+    assert split_server.control("GET", "/models/nobody/traffic")[0] == 404
+    assert split_server.control("DELETE", "/models/nobody/traffic")[0] == 404
+
+
+def test_a_split_under_latest_1_through_load_crash_deploy(
+    server: Callable[..., ServerProcess], model_copy: Callable[..., Path]
+) -> None:
+    """The versions are loaded when they are needed, a crash fails over, the next version takes everything."""
+    base = model_copy("half_plus_two", 1).parent
+    model_copy("half_plus_two", 2)
+    process = server("--model_name=split", f"--model_base_path={base}")
+    process.wait_available("split", 2)
+    assert 1 not in process.versions("split")
+    answers: list[dict[str, Any]] = []
+    setting = threading.Thread(target=lambda: answers.append(put(process, {1: 50, 2: 50})))
+    setting.start()
+    while setting.is_alive():
+        assert predict(process)
+    setting.join()
+    assert answers[0]["shares"] == {"1": 0.5, "2": 0.5}
+    assert {predict(process) for _ in range(60)} == {1, 2}
+    assert process.model("split")["policy"] == {"latest": {"num_versions": 1}}
+    process.control("PUT", "/models/split/labels", {"canary": 2})
+    for _ in range(10):
+        answer = process.rest("POST", "/v1/models/split/labels/canary:predict", ZERO)
+        assert answer == (200, {"predictions": [3.0]}), "a label is not split"
+
+    psutil.Process(process.versions("split")[2]["worker_pid"]).kill()
+    wait_until(lambda: process.model("split")["traffic"]["shares"] == {"1": 1.0} or _restarted(process))
+    wait_until(lambda: _restarted(process), 30)
+    assert {predict(process) for _ in range(60)} == {1, 2}
+
+    model_copy("half_plus_two", 1, as_version=3)
+    wait_until(lambda: process.model("split")["traffic"]["ended"], 30)
+    told = process.model("split")["traffic"]
+    assert told["weights"] is None
+    assert told["ended"]["reason"] == "version 3 went into service"
+    wait_until(lambda: process.versions("split")[2]["state"] == "END", 30)
+    assert process.predict_versioned("split", {"x": np.float32([0.0])})[1] == 3
+
+
+def _restarted(process: ServerProcess) -> bool:
+    entry = process.versions("split")[2]
+    return bool(entry["state"] == "AVAILABLE" and entry["restarts"] == 1)
