@@ -7,7 +7,7 @@ is its own name becomes a magic of its own: ``Command("loadtest", ..., magic="lo
 
 from __future__ import annotations
 
-from serving_workbench.commands import deploying, looking, stopping, tuning, versions, warming
+from serving_workbench.commands import deploying, loading, looking, stopping, tuning, versions, warming
 from serving_workbench.commands.command import Command, Place
 from serving_workbench.commands.parser import Argument, Deferred, Parser, did_you_mean
 
@@ -21,5 +21,6 @@ COMMANDS: tuple[Command, ...] = (
     versions.ROLLBACK,
     warming.WARMUP,
     stopping.STOP,
+    loading.LOADTEST,
     tuning.TUNE,
 )

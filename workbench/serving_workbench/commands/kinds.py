@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["rate", "seconds", "text", "tolerance", "whole"]
+__all__ = ["rate", "rate_or_ramp", "seconds", "text", "tolerance", "whole"]
+
+
+#: Suffixes of a length of time, the longest of those that end alike first.
+_UNITS = {"ms": 1e-3, "min": 60.0, "s": 1.0}
 
 
 def text(value: Any) -> str:
@@ -14,9 +18,16 @@ def text(value: Any) -> str:
 
 
 def seconds(value: Any) -> float:
-    """A positive, finite number of seconds."""
+    """A positive, finite number of seconds; text may have a unit: 500ms, 10s, 2min."""
+    factor = 1.0
+    given = value
+    if isinstance(given, str):
+        for unit, size in _UNITS.items():
+            if given.endswith(unit):
+                given, factor = given.removesuffix(unit), size
+                break
     try:
-        number = float(value)
+        number = float(given) * factor
     except (TypeError, ValueError):
         number = -1.0
     if not 0 < number < float("inf"):
@@ -33,6 +44,17 @@ def rate(value: Any) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{value!r} is not a positive number of requests per second")
     return number
+
+
+def rate_or_ramp(value: Any) -> Any:
+    """A rate, or two as `100:1000`."""
+    if isinstance(value, str) and ":" in value:
+        value = value.split(":")
+    if not isinstance(value, list | tuple):
+        return rate(value)
+    if len(value) != 2:
+        raise argparse.ArgumentTypeError(f"{value!r} is no pair of rates")
+    return rate(value[0]), rate(value[1])
 
 
 def whole(value: Any) -> int:

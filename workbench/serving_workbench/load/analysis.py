@@ -199,8 +199,15 @@ def mser5(values: ArrayLike) -> int:
     int
         So many values, a multiple of 5; beyond half of them, the series has no steady state that the method can see.
     """
-    given = np.asarray(values, np.float64)
-    means = given[: len(given) // 5 * 5].reshape(-1, 5).mean(axis=1)
+    return 5 * _mser(_means_of_5(np.asarray(values, np.float64)))
+
+
+def _means_of_5(values: Floats) -> Floats:
+    means: Floats = values[: len(values) // 5 * 5].reshape(-1, 5).mean(axis=1)
+    return means
+
+
+def _mser(means: Floats) -> int:
     count = len(means)
     if count < 10:
         return 0
@@ -210,26 +217,25 @@ def mser5(values: ArrayLike) -> int:
     sums = np.cumsum(centred[::-1])[::-1]
     squares = np.cumsum((centred * centred)[::-1])[::-1]
     errors = np.maximum(squares - sums * sums / left, 0) / (left * left)
-    return 5 * int(np.argmin(errors[: count - 5]))
+    return int(np.argmin(errors[: count - 5]))
 
 
 def warm_up(latency: ArrayLike) -> WarmUp:
     """Find the end of the warm-up in latencies, in the order of their requests.
 
-    MSER-5, with a guard: a cut is taken only when the run began unlike it went on (the median of its first five means
-    of 5 lies outside of the central 95 % of the means after the cut). Without it, a stall in the middle of a run would
-    be cut as if everything before it were warm-up: what a load test must not hide.
+    MSER-5, made safe against stalls, which a load test must not hide. How slow a very slow mean is does not count: means
+    are clipped at about five standard deviations of those of the second half. And a cut is taken only when the run began unlike it went
+    on: the median of its first five means lies outside of the central 95 % of the means after the cut.
     """
-    given = np.asarray(latency, np.float64)
-    cut = mser5(given)
-    if not cut:
+    means = _means_of_5(np.asarray(latency, np.float64))
+    if len(means) < 10:
         return WarmUp(0, steady=True)
-    means = given[: len(given) // 5 * 5].reshape(-1, 5).mean(axis=1)
-    rest = means[cut // 5 :]
-    low, high = np.percentile(rest, (2.5, 97.5))
-    if low <= np.median(means[:5]) <= high:
+    middle, high = np.percentile(means[len(means) // 2 :], (50, 90))
+    cut = _mser(np.minimum(means, middle + 4 * (high - middle)))
+    low, high = np.percentile(means[cut:], (2.5, 97.5))
+    if not cut or low <= np.median(means[:5]) <= high:
         return WarmUp(0, steady=True)
-    return WarmUp(cut, steady=True) if cut <= len(given) / 2 else WarmUp(0, steady=False)
+    return WarmUp(5 * cut, steady=True) if cut <= len(means) / 2 else WarmUp(0, steady=False)
 
 
 # -- load and queue ----------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def save(result: LoadResult, path: Path) -> Path:
 def load(path: Path) -> LoadResult:
     """See `LoadResult.load`."""
     try:
-        with np.load(path.expanduser(), allow_pickle=False) as file:
+        with path.expanduser().open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             head = json.loads(file["head"].tobytes())
             if head["format"] != _FORMAT:
                 raise ValueError(f"its format is {head['format']!r}")
@@ -65,7 +65,7 @@ def load(path: Path) -> LoadResult:
             began_unix=head["began_unix"],
             began=head["began"],
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise WorkbenchError(f"'{path}' is no saved load test: {error}") from error
     return LoadResult(setup, records)
 
