@@ -22,6 +22,7 @@ from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.source import VersionSource
 from serving_server.lifecycle.states import Policy, State, VersionView
 from serving_server.metrics.loads import LoadCounters
+from serving_server.mirroring.mirrors import Mirrors
 from serving_server.model_config import ModelConfigError, absolute, check_name, models_of
 from serving_server.model_settings import ModelSettings, Settings
 from serving_server.options import ModelOptions, ServerOptions
@@ -62,6 +63,8 @@ class Catalog:
     labels : Labels
     splits : Splits
         Which versions answer requests that name none, where that is not one alone.
+    mirrors : Mirrors
+        Which versions see copies of such requests.
     request_logs : RequestLogs
     configured : tuple of ModelOptions or None
         The whole list that was applied last, of a file or a request; None for never.
@@ -89,6 +92,7 @@ class Catalog:
         self.manager.subscribe(loader.on_state)
         self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
         self.splits = Splits(self.manager, self.poll)
+        self.mirrors = Mirrors(self.manager, self.poll)
         self.request_logs = RequestLogs(
             options.saved_model_tags,
             max_megabytes=options.request_log_megabytes,
@@ -290,6 +294,7 @@ class Catalog:
     def _drop(self, name: str) -> None:
         self._settings.forget(name)
         self.splits.forget(name)
+        self.mirrors.forget(name)
         self.request_logs.configure(name, None)
         self._source.remove(name)
         self.manager.remove_model(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hmac
 import json
 import logging
@@ -28,6 +29,7 @@ from serving_server.errors import (
 )
 from serving_server.labels import parse_labels
 from serving_server.lifecycle.states import Latest, Policy, State, VersionView
+from serving_server.mirroring.wish import Wish as MirrorWish
 from serving_server.options import ModelOptions
 from serving_server.place import to_place
 from serving_server.request_log.recording import Recorder
@@ -106,6 +108,10 @@ class Control:
             ("PUT", model + "/traffic", self._put_traffic),
             ("DELETE", model + "/traffic", self._delete_traffic),
             ("GET", model + "/traffic/exposures", self._get_exposures),
+            ("GET", model + "/mirror", self._get_mirror),
+            ("PUT", model + "/mirror", self._put_mirror),
+            ("DELETE", model + "/mirror", self._delete_mirror),
+            ("GET", model + r"/mirror/pairs/(?P<after>\d{1,19})", self._get_pairs),
             ("POST", model + "/warmup", self._post_warmup),
             ("POST", model + "/service_times", self._post_service_times),
             ("GET", model + "/live", self._get_live),
@@ -250,6 +256,23 @@ class Control:
     async def _get_exposures(self, body: Any, name: str) -> _Result:
         return self._catalog.splits.exposures(name)
 
+    async def _get_mirror(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)
+        return self._catalog.mirrors.to_json(name)
+
+    async def _put_mirror(self, body: Any, name: str) -> _Result:
+        known = {field.name for field in dataclasses.fields(MirrorWish)}
+        await self._catalog.mirrors.put(name, MirrorWish.from_json(_fields(body, known)))
+        return self._catalog.mirrors.to_json(name)
+
+    async def _delete_mirror(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)
+        self._catalog.mirrors.end(name)
+        return self._catalog.mirrors.to_json(name)
+
+    async def _get_pairs(self, body: Any, name: str, after: str) -> _Result:
+        return self._catalog.mirrors.page(name, int(after))
+
     async def _post_warmup(self, body: Any, name: str) -> _Result:
         wish = RecordingWish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))
         served = self._catalog.served(name, wish.version)
@@ -285,6 +308,7 @@ class Control:
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
             "traffic": self._catalog.splits.summary(name),
+            "mirror": self._catalog.mirrors.to_json(name),
             "batching": self._batching_json(name),
             "recording_warmup": self._recorder.is_recording(name),
             "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in versions],

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from serving_server import classification, multi_inference, regression
-from serving_server.batching.task import Task
+from serving_server.batching.task import OnDone, Task
 from serving_server.classification import Classifications
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError
 from serving_server.inference import Resolved
 from serving_server.inputs import check_dtypes, example_signature
+from serving_server.mirroring.mirror import Mirror
 from serving_server.multi_inference import InferenceTask, Plan
 from serving_server.request_log import record
 from serving_server.request_log.record import Record
@@ -50,11 +51,21 @@ class ExampleInference:
         Refuse signatures that were not made for the method (``--enable_signature_method_name_check``).
     request_logs : RequestLogs
         What is shown the requests.
+    mirrors : mapping of str to Mirror
+        What copies Classify and Regress requests, by model.
     """
 
-    def __init__(self, lookup: Lookup, *, check_method_names: bool, request_logs: RequestLogs) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        *,
+        check_method_names: bool,
+        request_logs: RequestLogs,
+        mirrors: Mapping[str, Mirror],
+    ) -> None:
         self._lookup = lookup
         self._request_logs = request_logs
+        self._mirrors = mirrors
         self._check = check_method_names
         self._loop = asyncio.get_running_loop()
 
@@ -70,13 +81,21 @@ class ExampleInference:
         ServingError
             As `Inference.servable`, or the signature is missing or cannot classify.
         """
-        return self._target(CLASSIFY_METHOD, self._lookup(model, version, label, caller), signature_name)
+        found = self._target(CLASSIFY_METHOD, self._lookup(model, version, label, caller), signature_name)
+        return self._marked(found, version, label, caller) if self._mirrors else found
 
     def regression(
         self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
     ) -> Resolved:
         """Return the target of a Regress request; raises as `classification` does."""
-        return self._target(REGRESS_METHOD, self._lookup(model, version, label, caller), signature_name)
+        found = self._target(REGRESS_METHOD, self._lookup(model, version, label, caller), signature_name)
+        return self._marked(found, version, label, caller) if self._mirrors else found
+
+    def _marked(self, resolved: Resolved, version: int | None, label: str | None, caller: Caller | None) -> Resolved:
+        mirror = self._mirrors.get(resolved.servable.model)
+        if mirror is None or version is not None or label is not None or caller is None:
+            return resolved
+        return mirror.marked(resolved)
 
     def _target(self, method: str, servable: ServedVersion, name: str) -> Resolved:
         found = servable.resolved.get((method, name))
@@ -230,6 +249,9 @@ class ExampleInference:
         signature = resolved.signature
         inputs = dict.fromkeys(signature.inputs, strings)
         check_dtypes(signature, inputs)
+        on_outputs: OnDone = done
+        if resolved.mirror is not None:
+            on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done)
         return resolved.servable.submit(
-            Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, done, api)
+            Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, on_outputs, api)
         )

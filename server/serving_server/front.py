@@ -95,6 +95,7 @@ class Front:
             inference.servable,
             check_method_names=options.check_method_names,
             request_logs=self._catalog.request_logs,
+            mirrors=self._catalog.mirrors.by_model,
         )
         requests = Requests()
         metrics = Metrics(self._catalog, requests)

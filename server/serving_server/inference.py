@@ -17,6 +17,7 @@ from serving_server.errors import InvalidArgumentError, NotFoundError, ServingEr
 from serving_server.inputs import check_dtypes, check_inputs, check_method, select_outputs, signature_of
 from serving_server.lifecycle.states import State, VersionView
 from serving_server.metrics.requests import SignatureRequests
+from serving_server.mirroring.mirror import Mirror
 from serving_server.request_log import record
 from serving_server.request_log.record import Record
 from serving_server.servable import ServedVersion
@@ -44,12 +45,15 @@ class Resolved:
         Aliases of all outputs.
     requests : SignatureRequests
         Where its requests count.
+    mirror : Mirror or None
+        What copies this request.
     """
 
     servable: ServedVersion
     signature: Signature
     outputs: tuple[str, ...]
     requests: SignatureRequests
+    mirror: Mirror | None = None
 
     @property
     def version(self) -> int:
@@ -78,6 +82,7 @@ class Inference:
         self._request_logs = catalog.request_logs
         self._tapped_models = catalog.request_logs.by_model
         self._split_models = catalog.splits.routers
+        self._mirrored_models = catalog.mirrors.by_model
         self._loop = asyncio.get_running_loop()
         #: The manager's, whose servables are what this server's loader makes.
         self._resolve = cast("Callable[[str, int | None], ServedVersion]", self._manager.resolve)
@@ -154,6 +159,10 @@ class Inference:
             requests = servable.statistics.requests(signature.name)
             resolved = Resolved(servable, signature, tuple(signature.outputs), requests)
             servable.resolved[signature_name] = resolved
+        if self._mirrored_models and version is None and label is None and caller is not None:
+            mirror = self._mirrored_models.get(model)
+            if mirror is not None:
+                return mirror.marked(resolved)
         return resolved
 
     def predict(
@@ -213,6 +222,8 @@ class Inference:
                 return record.predict(servable.model, servable.version, signature, inputs, output_filter, answer)
 
             on_done = self._request_logs.tapped(servable.model, servable.version, make, on_done)
+        if resolved.mirror is not None:
+            on_done = resolved.mirror.watched(resolved, inputs, outputs, api, on_done)
         return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api))
 
     def model_status(self, model: str, version: int | None) -> list[VersionStatus]:

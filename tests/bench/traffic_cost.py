@@ -105,7 +105,8 @@ async def _inference(kind: type[Inference], split: str = "", key: str | None = N
     if split:
         await splits.put(split, Wish.from_json({"weights": {"1": 90, "2": 10}, "key": key}))
     logs = SimpleNamespace(by_model={})
-    catalog = SimpleNamespace(manager=manager, splits=splits, request_logs=logs, labels=None)
+    mirrors = SimpleNamespace(by_model={})
+    catalog = SimpleNamespace(manager=manager, splits=splits, mirrors=mirrors, request_logs=logs, labels=None)
     return kind(cast("Catalog", catalog))
 
 

@@ -111,6 +111,17 @@ ROWS: Final = (
     ),
     Row(
         SHOULD,
+        "requests split over versions by weight, in one server (#197, PR #788)",
+        _BETTER,
+        (
+            "server/test_traffic.py::test_predict_follows_the_weights",
+            "server/test_traffic.py::test_every_api_gives_a_key_the_same_version",
+            "server/test_mirroring.py::test_pairs_of_both_versions_and_answers_of_one",
+        ),
+        "changed while requests run, sticky by a header; or copied to another version",
+    ),
+    Row(
+        SHOULD,
         "ports open while models load (#979, #1175)",
         _BETTER,
         ("server/test_lifecycle_process.py::test_ports_answer_loading_before_the_model_is_there",),

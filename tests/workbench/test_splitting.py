@@ -13,6 +13,7 @@ import serving_workbench as sw
 from serving_workbench.control import ControlClient
 from serving_workbench.errors import ControlError
 from serving_workbench.splitting import set_traffic, traffic_table
+from tests.servers import wait_until
 from tests.workbench.stub import ControlStub
 
 Source = Callable[..., Path]
@@ -143,3 +144,30 @@ def test_what_cannot_be_split(two: sw.ServedModel, warm: str) -> None:
         two.traffic({1: 0})
     with pytest.raises(sw.ServerNotRunningError):
         sw.traffic("nobody", instance="no-such-instance")
+
+
+def test_copies_for_another_version(two: sw.ServedModel) -> None:
+    assert two.mirror().title == f"{two.name}: no request is copied to another version"
+    with pytest.raises(ControlError, match="there is nothing to mirror to it"):
+        two.mirror(2)
+    with pytest.raises(sw.ModelNotServedError, match="version 9 of model"):
+        two.mirror(9)
+    table = two.mirror(1)
+    assert table.title == f"{two.name}: 100 % of the requests are copied to version 1"
+    assert "are copied to version 1" in two.status().title
+    for value in range(20):
+        two.predict([float(value)])
+    wait_until(lambda: two.mirror().data["answered"] == 20)
+    frame = two.mirrored()
+    assert frame["number"].tolist() == list(range(1, 21))
+    assert set(zip(frame["primary"], frame["shadow"], strict=True)) == {(2, 1)}
+    inputs = [row["x"].item() for row in frame["inputs"]]
+    assert [row["y"].item() for row in frame["primary_outputs"]] == [x / 2 + 3 for x in inputs]
+    assert [row["y"].item() for row in frame["shadow_outputs"]] == [x / 2 + 2 for x in inputs]
+    assert frame["error"].isna().all()
+    assert (frame["shadow_ms"] > 0).all()
+    assert two.mirrored(after=15)["number"].tolist() == [16, 17, 18, 19, 20]
+    ended = two.mirror(stop=True)
+    assert ended.title.endswith("were copied to version 1 until: it was taken back")
+    assert ended[2] == {"requests": "answered by version 1 too", "count": 20, "of those seen": "100 %"}
+    assert "copied" not in two.status().title

@@ -188,6 +188,26 @@ class ControlClient:
         """Return the latest requests of a split by column: ``time``, ``version``, ``point``, ``keyed``."""
         return dict(self.request("GET", f"{_model(name)}/traffic/exposures"))
 
+    def mirror(self, name: str) -> dict[str, Any] | None:
+        """Return what copies a model's requests, or did last, with its counts; None when nothing ever did."""
+        return _optional(self.request("GET", f"{_model(name)}/mirror"))
+
+    def put_mirror(self, name: str, version: int, *, seconds: float, **options: Any) -> dict[str, Any]:
+        """Copy a model's requests to a version; waits at most `seconds` until it is loaded.
+
+        `options` are ``fraction``, ``queue``, ``at_once``, ``pairs`` and ``timeout``.
+        """
+        body = {"version": version, "seconds": seconds, **options}
+        return dict(self.request("PUT", f"{_model(name)}/mirror", body, patience=seconds))
+
+    def delete_mirror(self, name: str) -> dict[str, Any] | None:
+        """Copy a model's requests no more. Idempotent."""
+        return _optional(self.request("DELETE", f"{_model(name)}/mirror"))
+
+    def mirrored(self, name: str, after: int = 0) -> dict[str, Any]:
+        """Return a page of pairs of answers with numbers above `after`, oldest first, and the ``last`` number."""
+        return dict(self.request("GET", f"{_model(name)}/mirror/pairs/{after}"))
+
     def batching(self, name: str) -> dict[str, Any] | None:
         """Return the batching parameters in force; None when batching is off."""
         return _optional(self.request("GET", f"{_model(name)}/batching"))

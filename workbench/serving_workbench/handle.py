@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from serving_server.signatures import Signature
 from serving_workbench import version_changes
 from serving_workbench.errors import ControlError, DeployError, ModelNotServedError
+from serving_workbench.mirroring import mirror_text, pairs_frame
 from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
 from serving_workbench.records import deploy_lock
@@ -154,7 +155,9 @@ class ServedModel:
     def status(self) -> Table:
         """Every version the server knows as a table; ``.data`` is the control channel's whole answer."""
         model = self.describe()
-        facts = [_policy_text(model["policy"]), traffic_text(model.get("traffic")), f"from {model['base_path']}"]
+        mirror = model.get("mirror") or {}
+        facts = [_policy_text(model["policy"]), traffic_text(model.get("traffic"))]
+        facts += [mirror_text(mirror) if mirror.get("active") else "", f"from {model['base_path']}"]
         title = f"{self.name}: {', '.join(filter(None, facts))}"
         rows = version_rows(model)
         if any(row["state"] == "REJECTED" for row in rows):
@@ -313,6 +316,58 @@ class ServedModel:
         import pandas as pd  # only for those who ask
 
         return pd.DataFrame(self.server.ask(lambda: self.server.control.exposures(self.name)))
+
+    def mirror(
+        self, version: int | None = None, *, fraction: float = 1.0, stop: bool = False, timeout: float = 60.0
+    ) -> Table:
+        """Copy live requests to another version, whose answers are only kept beside the given ones for comparison.
+
+        Requests that name neither version nor label are copied (Predict, Classify, Regress) once they are answered. A
+        copy waits in a bounded queue and is dropped when that is full. It ends by itself when the version goes away or
+        half of its last answers are errors.
+
+        Parameters
+        ----------
+        version : int, optional
+            Which answers too; it is loaded when it is not. None changes nothing and shows the counts.
+        fraction : float
+            Of the requests.
+        stop : bool
+            End it; the pairs stay.
+        timeout : float
+            Seconds that the version may take to load.
+
+        Returns
+        -------
+        Table
+            Counts; ``.data`` is the control channel's whole answer.
+
+        Raises
+        ------
+        ModelNotServedError
+            The server does not know the model, or the version is not on disk.
+        ControlError
+            The version cannot be loaded or answers the requests itself (``FAILED_PRECONDITION``), is not loaded in time
+            (``DEADLINE_EXCEEDED``), or the fraction makes no sense (``INVALID_ARGUMENT``).
+        """
+        return self.server.mirror(self.name, version, fraction=fraction, stop=stop, timeout=timeout)
+
+    def mirrored(self, after: int = 0) -> pd.DataFrame:
+        """Return the pairs of answers of `mirror` that the server remembers, oldest first.
+
+        Parameters
+        ----------
+        after : int
+            Only those with higher numbers.
+
+        Returns
+        -------
+        DataFrame
+            ``number``, ``time`` (seconds since 1970), ``api``, ``signature``, versions ``primary`` and ``shadow``,
+            ``primary_ms``, ``shadow_ms`` (from a version's being asked to its answer), ``waited_ms`` (of the copy, for
+            its turn), ``inputs``, ``primary_outputs``, ``shadow_outputs`` (dicts of arrays), ``error`` (of the shadow).
+        """
+        return pairs_frame(self.server.control, self.name, after)
 
     def record_warmup(
         self, requests: int = 100, seconds: float = 60.0, *, version: int | None = None, replace: bool = False

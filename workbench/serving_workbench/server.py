@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,6 +18,7 @@ from serving_workbench.errors import ControlError, ModelNotServedError, ServerNo
 from serving_workbench.instance_name import chosen_instance
 from serving_workbench.launch import launch
 from serving_workbench.locks import LockFile
+from serving_workbench.mirroring import mirror_table
 from serving_workbench.notes import metrics_text, read_notes
 from serving_workbench.records import Record, delete_if_stale, delete_record, is_alive, read_record, record_path
 from serving_workbench.rejected import rejected_versions
@@ -190,13 +192,28 @@ class Server:
         self, name: str, weights: Mapping[int, float] | None = None, *, key: str | None = None, timeout: float = 60.0
     ) -> Table:
         """Look at how a model's requests are split over its versions, set or end it; see `ServedModel.traffic`."""
-        try:
+        with _not_served(f"Requests of '{name}' cannot be split"):
             answer = self.ask(lambda: set_traffic(self.control, name, weights, key, timeout))
             return traffic_table(name, answer, self.control.model(name))
-        except ControlError as error:
-            if error.code == "NOT_FOUND":
-                raise ModelNotServedError(f"Requests of '{name}' cannot be split: {error.message}.") from error
-            raise
+
+    def mirror(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        fraction: float = 1.0,
+        stop: bool = False,
+        timeout: float = 60.0,
+    ) -> Table:
+        """Look at how a model's requests are copied to another version, begin or end it; see `ServedModel.mirror`."""
+        control = self.control
+        with _not_served(f"Requests of '{name}' cannot be copied"):
+            if stop:
+                return mirror_table(name, self.ask(lambda: control.delete_mirror(name)))
+            if version is None:
+                return mirror_table(name, self.ask(lambda: control.mirror(name)))
+            answer = self.ask(lambda: control.put_mirror(name, version, seconds=timeout, fraction=fraction))
+            return mirror_table(name, answer)
 
     def ask(self, question: Callable[[], Any]) -> Any:
         """Return what a call of `control` returns.
@@ -317,6 +334,16 @@ def stop_when_idle(instance: str, lock: LockFile) -> bool:
         return False
     server = Server.find(instance)
     return server is not None and not server.models() and server.stop()
+
+
+@contextmanager
+def _not_served(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ControlError as error:
+        if error.code == "NOT_FOUND":
+            raise ModelNotServedError(f"{what}: {error.message}.") from error
+        raise
 
 
 def with_traffic(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

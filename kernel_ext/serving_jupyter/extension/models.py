@@ -10,10 +10,10 @@ from serving_workbench.errors import ControlError
 
 __all__ = ["Models", "models_of", "put_labels", "put_models"]
 
-#: By model name: its folder, policy, batching parameters and labels, the versions held and the one that answers.
+#: By model name: its folder, policy, batching parameters, labels and split, the versions held and the one that answers.
 Models = dict[str, dict[str, Any]]
 
-_FIELDS: Final = ("base_path", "policy", "batching", "labels")
+_FIELDS: Final = ("base_path", "policy", "batching", "labels", "traffic")
 #: Seconds for labelled versions to load; a label may point at a loaded version only.
 _LABEL_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
@@ -59,7 +59,7 @@ def _put_model(control: ControlClient, name: str, model: dict[str, Any]) -> None
 
 
 def put_labels(control: ControlClient, models: Models) -> list[str]:
-    """Put labels back when the versions that they point at have loaded, for which this waits; return what failed."""
+    """Put labels and splits back when their versions have loaded, for which this waits; return what failed."""
     problems = []
     deadline = time.monotonic() + _LABEL_SECONDS
     for name, model in models.items():
@@ -68,6 +68,12 @@ def put_labels(control: ControlClient, models: Models) -> list[str]:
                 _put_labels(control, name, model["labels"], deadline)
             except ControlError as error:
                 problems.append(f"The labels of model '{name}' were not put back: {error}")
+        traffic = model.get("traffic") or {}  # an older server tells of none
+        if traffic.get("weights"):
+            try:
+                control.put_traffic(name, traffic["weights"], seconds=_LABEL_SECONDS, key=traffic["key"])
+            except ControlError as error:
+                problems.append(f"The requests of model '{name}' are not split again: {error}")
     return problems
 
 

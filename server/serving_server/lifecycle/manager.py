@@ -127,6 +127,7 @@ class Manager:
         entry.found, entry.looked = {}, False
         entry.held.clear()
         entry.extra = frozenset()
+        entry.kept.clear()
         self._reconcile(entry)
 
     def aspire(self, model: str, versions: Mapping[int, Place]) -> None:
@@ -163,20 +164,29 @@ class Manager:
         """Return the versions that the policy chooses of those on disk, held ones left out."""
         return self._entry(model).wanted()[0]
 
-    def keep(self, model: str, versions: Collection[int]) -> None:
+    def keep(self, model: str, versions: Collection[int], purpose: str) -> None:
         """Load these in addition to what the policy chooses, as far as they are on disk; in place of those kept before.
 
         They are reachable by their number. One that the policy does not choose answers unversioned requests only
         when no other version does.
+
+        Parameters
+        ----------
+        model : str
+        versions : collection of int
+        purpose : str
+            Who wants them: others' wishes stay.
         """
         entry = self._entry(model)
-        if entry.extra != frozenset(versions):
-            entry.extra = frozenset(versions)
+        entry.kept[purpose] = frozenset(versions)
+        extra = frozenset().union(*entry.kept.values())
+        if entry.extra != extra:
+            entry.extra = extra
             self._reroute(entry)
             self._reconcile(entry)
 
     def kept(self, model: str) -> frozenset[int]:
-        """Return what `keep` was told last."""
+        """Return all that `keep` was told of."""
         return self._entry(model).extra
 
     def on_disk(self, model: str) -> frozenset[int]:

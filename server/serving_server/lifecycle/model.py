@@ -34,7 +34,8 @@ class Model:
         self.found: dict[int, Place] = {}
         self.looked = False  # whether `found` is what was on disk, not just nothing yet
         self.held: set[int] = set()
-        self.extra: frozenset[int] = frozenset()  # loaded in addition to what the policy chooses
+        self.extra: frozenset[int] = frozenset()  # loaded in addition to what the policy chooses; the sum of these:
+        self.kept: dict[str, frozenset[int]] = {}
         self.versions: dict[int, Version] = {}
         self.serving: int | None = None
         self.chosen: int | None = None  # the same, but None where the policy wants no version that is AVAILABLE

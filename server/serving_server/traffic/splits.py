@@ -15,19 +15,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
-from serving_server.awaiting import has_failed
-from serving_server.errors import (
-    AbortedError,
-    DeadlineExceededError,
-    FailedPreconditionError,
-    NotFoundError,
-)
 from serving_server.lifecycle.manager import Manager
-from serving_server.lifecycle.states import Policy, State
+from serving_server.lifecycle.states import Policy
 from serving_server.metrics.exposition import Family
+from serving_server.traffic.loading import find_on_disk, wait_loaded
 from serving_server.traffic.router import Router
 from serving_server.traffic.wish import EXPOSURES, Wish
 
@@ -36,6 +30,7 @@ __all__ = ["Splits"]
 log = logging.getLogger(__name__)
 
 _PREFIX: Final = "serving_workbench_traffic_"
+_PURPOSE: Final = "split"
 
 
 class _Split:
@@ -104,11 +99,7 @@ class Splits:
             Something else has meanwhile been decided about who answers.
         """
         manager = self._manager
-        manager.policy(model)  # unknown models first
-        versions = wish.weights.keys()
-        if not versions <= manager.on_disk(model):
-            await self._poll(model)
-        self._check_on_disk(model, wish)
+        await find_on_disk(manager, self._poll, model, wish.weights)
         entry = self._entries.get(model)
         if entry is None:
             entry = self._entries[model] = _Entry(Router(model, self._rng, EXPOSURES))
@@ -116,29 +107,16 @@ class Splits:
         before = self._split_versions(entry)
         # Those that have a share already may be down: what takes it from them must not wait for them.
         new = [version for version, weight in wish.weights.items() if weight and version not in before]
-        manager.keep(model, versions | before)
-        for version in versions:
+        manager.keep(model, wish.weights.keys() | before, _PURPOSE)
+        for version in wish.weights:
             manager.retry(model, version)
         try:
-            await manager.wait_for(lambda: entry.attempt != attempt or self._settled(model, new), wish.seconds)
-            if entry.attempt != attempt:
-                msg = f"the split of model {model} was not set: meanwhile something else was decided about its versions"
-                raise AbortedError(msg)
-            self._check_available(model, new)
-        except DeadlineExceededError:
-            self._give_up(model, entry, attempt)
-            raise DeadlineExceededError(self._late(model, new, wish.seconds)) from None
+            await wait_loaded(manager, model, new, wish.seconds, lambda: entry.attempt != attempt)
         except BaseException:
-            self._give_up(model, entry, attempt)
+            if entry.attempt == attempt and manager.has(model):
+                manager.keep(model, self._split_versions(entry), _PURPOSE)
             raise
         self._begin(model, entry, wish)
-
-    def _check_on_disk(self, model: str, wish: Wish) -> None:
-        found = self._manager.on_disk(model)
-        for version in wish.weights:
-            if version not in found:
-                known = ", ".join(map(str, sorted(found))) or "none"
-                raise NotFoundError(f"version {version} of model {model} is not on disk; its versions are: {known}")
 
     def _begin(self, model: str, entry: _Entry, wish: Wish) -> None:
         manager, router = self._manager, entry.router
@@ -151,7 +129,7 @@ class Splits:
         router.change(wish.weights, key, manager.answering(model))
         self.routers[model] = router
         log.info("Model %s: requests are split by %s", model, _text(router))
-        manager.keep(model, wish.weights.keys())
+        manager.keep(model, wish.weights.keys(), _PURPOSE)
 
     def end(self, model: str, reason: str = "it was taken back") -> bool:
         """Let the version policy alone decide again; return whether there was a split. Idempotent."""
@@ -160,7 +138,7 @@ class Splits:
             return False
         self._supersede(entry)
         if entry.split is None:
-            self._manager.keep(model, ())
+            self._manager.keep(model, (), _PURPOSE)
             return False
         router = self.routers.pop(model)
         entry.split = None
@@ -168,7 +146,7 @@ class Splits:
         entry.ended = {"at": entry.since, "reason": reason, "weights": _weights(router)}
         log.info("Model %s: the split of requests by %s has ended: %s", model, _text(router), reason)
         router.change({}, None, {})
-        self._manager.keep(model, ())
+        self._manager.keep(model, (), _PURPOSE)
         return True
 
     def forget(self, model: str) -> None:
@@ -186,36 +164,9 @@ class Splits:
         self._manager.wake()
         return entry.attempt
 
-    def _give_up(self, model: str, entry: _Entry, attempt: int) -> None:
-        if entry.attempt == attempt and self._manager.has(model):
-            self._manager.keep(model, self._split_versions(entry))
-
     @staticmethod
     def _split_versions(entry: _Entry) -> frozenset[int]:
         return frozenset(entry.router.weights if entry.split is not None else ())
-
-    def _settled(self, model: str, versions: Sequence[int]) -> bool:
-        manager = self._manager
-        views = [manager.version(model, version) for version in versions]
-        if any(view is not None and has_failed(view, manager, patient=False) for view in views):
-            return True
-        return all(view is not None and view.state is State.AVAILABLE for view in views)
-
-    def _check_available(self, model: str, versions: Sequence[int]) -> None:
-        for version in versions:
-            view = self._manager.version(model, version)
-            if view is None or view.state is not State.AVAILABLE:
-                why = "" if view is None else f": {view.error_message}"
-                msg = f"version {version} of model {model} cannot be loaded{why} (requests are answered as before)"
-                raise FailedPreconditionError(msg)
-
-    def _late(self, model: str, versions: Sequence[int], seconds: float) -> str:
-        views = [self._manager.version(model, version) for version in versions]
-        seen = [f"version {v.version} is {v.state.name}" for v in views if v is not None and v.state != State.AVAILABLE]
-        return (
-            f"the versions of model {model} were not all available after {seconds:g} s: {', '.join(seen)} (requests "
-            "are answered as before)"
-        )
 
     # -- what the lifecycle tells --------------------------------------------------------------------------------------
 
@@ -242,7 +193,7 @@ class Splits:
             reason = f"the version policy was set to {policy.to_json()}"
             entry.split.ending = None if taken_back else reason  # taken back by a rollback that has failed
         # What was to be loaded for a change that waited is not wanted any more.
-        self._manager.keep(model, self._split_versions(entry))
+        self._manager.keep(model, self._split_versions(entry), _PURPOSE)
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
