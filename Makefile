@@ -34,8 +34,9 @@ lint: $(INSTALLED) ## Check style, format and types
 lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
-bench: $(INSTALLED) ## Measure the foundation, then the data plane (ARGS: --quick; --markdown FILE of the latter)
+bench: $(INSTALLED) ## Measure the foundation, Jupyter's part, the data plane (ARGS: --quick; --markdown FILE of the last)
 	$(BIN)/python -m tests.bench.foundation $(filter --quick,$(ARGS))
+	$(BIN)/python -m tests.bench.jupyter $(filter --quick,$(ARGS))
 	$(BIN)/python -m tests.bench.data_plane $(ARGS)
 
 install: $(INSTALLED) ## Make .venv (the other targets do it by themselves)

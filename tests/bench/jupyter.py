@@ -98,7 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of each kind")
     parser.add_argument("--requests", type=int, default=2000, help="through the proxy, and as many directly")
+    parser.add_argument("--quick", action="store_true", help="3 rounds and 300 requests")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.requests = 3, 300
     with tempfile.TemporaryDirectory(prefix="sw-") as folder:
         with JupyterServer(Path(folder) / "j", "--ServingExtension.warm_start=True") as jupyter:
             wait_until(lambda: _is_warm(jupyter), 120, "TensorFlow's import")

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -19,7 +21,10 @@ from tests.servers import wait_until
 __all__ = ["TOKEN", "JupyterServer", "Kernel"]
 
 TOKEN = "for-tests-only"
-_ON_A_FREE_PORT = ("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0")
+
+
+def _names_where(flag: str) -> bool:
+    return flag.startswith(("--ServerApp.sock=", "--ServerApp.port="))
 
 
 class Kernel:
@@ -95,9 +100,13 @@ class JupyterServer:
         Further flags, as on the command line.
     config : str
         Python for its configuration file.
+    environment : mapping of str to str
+        Variables on top of this process', for the server and its kernels.
     """
 
-    def __init__(self, folder: Path, *flags: str, config: str = "") -> None:
+    def __init__(
+        self, folder: Path, *flags: str, config: str = "", environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.folder = folder
         self.runtime = folder / "r"
         self.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,6 +114,7 @@ class JupyterServer:
         # Over whatever proxy the environment names, this machine would not find itself.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.env = os.environ | {"JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTER_DATA_DIR": str(folder / "data")}
+        self.env |= environment
         if config:
             (folder / "config").mkdir(exist_ok=True)
             (folder / "config" / "jupyter_server_config.py").write_text(config)
@@ -114,8 +124,9 @@ class JupyterServer:
                 [
                     *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"),
                     f"--ServerApp.root_dir={folder}",
-                    # A unix socket goes with neither.
-                    *(() if any("ServerApp.sock=" in flag for flag in flags) else _ON_A_FREE_PORT),
+                    # A unix socket goes with neither, and no flag may come twice.
+                    *(() if any("ServerApp.sock=" in flag for flag in flags) else ("--ServerApp.ip=127.0.0.1",)),
+                    *(() if any(_names_where(flag) for flag in flags) else ("--ServerApp.port=0",)),
                     f"--IdentityProvider.token={TOKEN}",
                     *flags,
                 ],

@@ -70,13 +70,26 @@ def test_the_process_ends_with_its_jupyter_server(tmp_path: Path, number: int, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
-def test_the_process_of_a_kernel_ends_with_its_jupyter_server(tmp_path: Path, number: int) -> None:
-    # Without the extension the kernel starts the process; it belongs to the Jupyter server all the same.
-    with JupyterServer(tmp_path, "--ServerApp.jpserver_extensions={'serving_jupyter': False}") as jupyter:
-        assert ask(jupyter, "GET", INSTANCES).status == 404
+@pytest.mark.parametrize(
+    ("number", "config"),
+    [
+        (signal.SIGTERM, ""),
+        (signal.SIGKILL, ""),
+        (signal.SIGINT, ""),
+        (signal.SIGHUP, ""),
+        (signal.SIGTERM, _RAISES),
+    ],
+    ids=["SIGTERM", "SIGKILL", "SIGINT", "SIGHUP", "hook raises"],
+)
+def test_the_process_of_a_kernel_ends_with_its_jupyter_server(tmp_path: Path, number: int, config: str) -> None:
+    # Without the extension the kernel starts the process; so it does beside an extension of another environment. It
+    # belongs to the Jupyter server all the same.
+    flags = () if config else ("--ServerApp.jpserver_extensions={'serving_jupyter': False}",)
+    with JupyterServer(tmp_path, *flags, config=config) as jupyter:
+        assert ask(jupyter, "GET", INSTANCES).status == (200 if config else 404)
         kernel = jupyter.start_kernel()
         try:
+            kernel.run("import sys; sys.prefix = '/another/environment'")
             kernel.run("import os, serving_workbench as sw; server = sw.Server.launch()")
             record = believed(jupyter, "default")
             assert psutil.Process(record.pid).ppid() == int(kernel.run("print(os.getpid())"))
@@ -85,6 +98,7 @@ def test_the_process_of_a_kernel_ends_with_its_jupyter_server(tmp_path: Path, nu
             waiter.start()
             wait_until(lambda: not is_alive(record.pid, record.create_time), _GONE, "the end of the serving process")
             waiter.join(20)
+            assert jupyter.process.returncode is not None, f"Jupyter runs on\n{jupyter.log()}"
         finally:
             kernel.close()
     assert not list(jupyter.runtime.glob("serving-workbench-*.json"))

@@ -141,13 +141,16 @@ def test_a_killed_server_leaves_a_record_that_is_not_believed(instance: str) -> 
     assert again.instance_id != server.instance_id
 
 
-@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(1)", "raise SystemExit(3)"])
+_SIGNALS = [f"os.kill(os.getpid(), signal.{name})" for name in ("SIGTERM", "SIGKILL", "SIGINT", "SIGHUP")]
+
+
+@pytest.mark.parametrize("end", ["", "os._exit(1)", "raise SystemExit(3)", *_SIGNALS])
 def test_a_server_ends_with_its_script(instance: str, end: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script(instance, end)], capture_output=True, text=True, timeout=60, check=False
     )
     pid = int(done.stdout)
-    wait_until(lambda: not psutil.pid_exists(pid), 15, f"the end of the server {pid}")
+    wait_until(lambda: not psutil.pid_exists(pid), 5, f"the end of the server {pid}")
     wait_until(lambda: not record_path(instance).exists(), 5, "the end of the record")
 
 

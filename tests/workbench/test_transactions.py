@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import serving_workbench as sw
-from serving_workbench import deploy
+from serving_workbench import deployment
 from serving_workbench.control import ControlClient
 from serving_workbench.progress import STEPS, Progress
 from serving_workbench.records import deploy_lock
@@ -247,19 +247,22 @@ def test_a_bad_version_is_kept_apart_with_its_reason_and_comes_back_by_no_restar
     assert "REJECTED" not in repr(served.status())
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["still held", "after a restart"])
 def test_a_version_whose_deployer_was_killed_is_rejected_by_the_next_deploy(
-    served: sw.ServedModel, serve: Serve, source: Source, warm: str, name: str, tmp_path: Path
+    served: sw.ServedModel, serve: Serve, source: Source, warm: str, name: str, tmp_path: Path, known: bool
 ) -> None:
     script = (
         "import os, signal, serving_workbench as sw\n"
-        "from serving_workbench import deploy\n"
-        "deploy.prove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from serving_workbench import deployment\n"
+        "deployment.prove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"sw.serve({str(source('half_plus_two', 2))!r}, {name!r}, instance={warm!r}, root={str(tmp_path)!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert served.predict([2.0]).tolist() == [3.0], "unproved, so it does not answer"
     assert [row["serving"] for row in served.status().rows if row["version"] == 2] == ["held"]
+    if not known:
+        served.server.control.delete_model(name)
     assert serve(source("half_plus_two", 2)).version == 3
     (found,) = served.rejected()
     assert (found.version, found.reason) == (2, "its deploy was killed before it was proved")
@@ -273,14 +276,14 @@ def test_a_version_whose_deployer_was_killed_is_rejected_by_the_next_deploy(
 def test_two_deploys_at_once_get_different_versions_and_both_are_told(
     served: sw.ServedModel, serve: Serve, source: Source, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prove, both = deploy.prove, threading.Barrier(2)
+    prove, both = deployment.prove, threading.Barrier(2)
 
     def together(*arguments: Any) -> Any:
         both.wait(30)
         return prove(*arguments)
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(deploy, "prove", together)
+        patch.setattr(deployment, "prove", together)
         jobs = [pool.submit(serve, source("half_plus_two", 2)) for _ in range(2)]
         second, third = sorted((job.result() for job in jobs), key=lambda handle: handle.version or 0)
     assert (second.version, third.version) == (2, 3)

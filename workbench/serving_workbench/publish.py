@@ -30,7 +30,15 @@ from serving_workbench.errors import PublishError
 from serving_workbench.files import disk_errors, fsync_folder, fsync_tree
 from serving_workbench.interrupts import uninterrupted
 
-__all__ = ["Deployer", "Publication", "check_model_name", "deployers", "next_version", "versions_on_disk"]
+__all__ = [
+    "Deployer",
+    "Publication",
+    "check_model_name",
+    "deployers",
+    "is_reserved",
+    "next_version",
+    "versions_on_disk",
+]
 
 MAX_NAME_LENGTH = 128
 MAX_VERSION = 2**63 - 1
@@ -124,6 +132,11 @@ def deployers(folder: Path, *, besides: int | None = None) -> list[Deployer]:
         if isinstance(owner, dict) and number is not None and int(number[1]) != besides:
             found.append(Deployer(int(number[1]), int(owner["pid"]), str(owner.get("notebook") or "")))
     return sorted(found, key=lambda each: each.version)
+
+
+def is_reserved(folder: Path, version: int) -> bool:
+    """Whether the deploy of a version is not over, or was killed before it was."""
+    return (folder / f".reserved-{version}").exists()
 
 
 class Publication:

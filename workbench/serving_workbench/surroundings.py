@@ -23,6 +23,8 @@ __all__ = ["remote_hint", "remote_kernel", "warn_about", "warn_about_extension"]
 
 #: Commands that start kernels for Jupyter servers elsewhere.
 _GATEWAYS: Final = ("kernelgateway", "enterprisegateway", "enterprise_gateway")
+#: Texts of this process' warnings so far.
+_said: set[str] = set()
 
 
 def remote_kernel() -> str | None:
@@ -70,26 +72,21 @@ def remote_hint() -> str | None:
 
 
 def warn_about(record: Record) -> None:
-    """Warn when a server that was found or started has another version, or is out of reach for others.
-
-    Python shows a warning of the same text once per place.
-    """
+    """Warn when a server that was found or started has another version, or is out of reach for others."""
     ours = version("serving-workbench")
     if record.server_version != ours:
-        warnings.warn(
+        _warn(
             f"The server '{record.name}' runs version {record.server_version} of serving-workbench, this process has "
             f"{ours}. What both know works; stop it and serve again to have one version.",
             VersionSkewWarning,
-            stacklevel=4,
         )
     reason = remote_kernel()
     if reason is not None:
-        warnings.warn(
+        _warn(
             f"This kernel runs on '{socket.gethostname()}' ({reason}), and so does the server '{record.name}'. Its "
             "addresses are reached from that machine only: ask it from this notebook, or forward its ports, as with "
             "ssh -L.",
             RemoteKernelWarning,
-            stacklevel=4,
         )
 
 
@@ -97,9 +94,15 @@ def warn_about_extension(theirs: str) -> None:
     """Warn when the extension of the Jupyter server has another version than this process."""
     ours = version("serving-workbench")
     if theirs != ours:
-        warnings.warn(
+        _warn(
             f"The Jupyter server has version {theirs} of serving-workbench loaded, this kernel {ours}. Restart Jupyter "
             "to have one version.",
             VersionSkewWarning,
-            stacklevel=4,
         )
+
+
+def _warn(text: str, category: type[Warning]) -> None:
+    # Python's own memory is by place, and each cell of a notebook is another one.
+    if text not in _said:
+        _said.add(text)
+        warnings.warn(text, category, stacklevel=4)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, Final
 
 from serving_workbench.control import ControlClient
 from serving_workbench.errors import ControlError
+from serving_workbench.publish import is_reserved
 
 __all__ = ["Models", "models_of", "put_labels", "put_models"]
 
@@ -24,7 +26,12 @@ def models_of(status: dict[str, Any]) -> Models:
     return {
         name: {
             **{field: model.get(field) for field in _FIELDS},
-            "held": [version["version"] for version in model["versions"] if version["held"]],
+            # By number, whether a deploy holds it, which lets go when it is over.
+            "held": {
+                version["version"]: is_reserved(Path(model["base_path"]), version["version"])
+                for version in model["versions"]
+                if version["held"]
+            },
             "serving": model["serving_version"],
         }
         for name, model in status["models"].items()
@@ -48,7 +55,8 @@ def put_models(control: ControlClient, models: Models) -> list[str]:
 
 
 def _put_model(control: ControlClient, name: str, model: dict[str, Any]) -> None:
-    held = model["held"]
+    folder = Path(model["base_path"])
+    held = [version for version, deployed in model["held"].items() if not deployed or is_reserved(folder, version)]
     # A version that nobody has proved yet must not be taken for the newest before it is held again.
     first = {"specific": {"versions": [] if model["serving"] is None else [model["serving"]]}}
     control.put_model(name, model["base_path"], policy=first if held else model["policy"], batching=model["batching"])

@@ -387,7 +387,7 @@ class Supervisor:
     async def _look(self, instance: Instance, record: Record) -> None:
         control = ControlClient.of(record)
         status = await self.threads.run(control.status)
-        instance.models = models_of(status)
+        instance.models = await self.threads.run(models_of, status)
         statistics = (await self.threads.run(control.statistics))["models"]
         if instance.statistics and statistics != instance.statistics:
             self._on_traffic()

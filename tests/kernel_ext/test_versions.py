@@ -1,0 +1,88 @@
+"""One notebook's day on the oldest, the newest and two notable versions of ipykernel, IPython and Jupyter's server.
+
+ipykernel 6.31 is the last before subshells, 7.2 runs widgets' callbacks in threads of their own; see
+`tests.kernel_ext.overlays` for how they get here.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.kernel_ext.extension import ask, believed, log_in, predict
+from tests.kernel_ext.jupyter import JupyterServer
+from tests.kernel_ext.overlays import oldest, overlay, python_path
+
+#: What IPython 8 and Jupyter's server 2.10 need besides what newer ones do.
+_ALSO = ("decorator", "overrides")
+_SHOW = (
+    "import importlib.metadata as m, json; "
+    "print(json.dumps({n: m.version(n) for n in ('ipykernel', 'ipython', 'jupyter_server')}))"
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("requirements", "versions"),
+    [
+        ((), {}),
+        (("ipykernel==6.31.*",), {"ipykernel": "6.31."}),
+        (("ipykernel==7.2.*",), {"ipykernel": "7.2."}),
+        ((*oldest("jupyter-server", "ipython", "ipykernel"), *_ALSO), {"jupyter_server": "2.10.", "ipython": "8.20."}),
+    ],
+    ids=["as installed", "ipykernel 6.31", "ipykernel 7.2", "oldest allowed"],
+)
+def test_a_notebooks_day(
+    tmp_path: Path,
+    models_dir: Path,
+    pytestconfig: pytest.Config,
+    requirements: tuple[str, ...],
+    versions: dict[str, str],
+) -> None:
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("serving-overlays")
+    environment = python_path(overlay(cache, *requirements)) if requirements else {}
+    # Older servers do not tell which port they got for 0; when this one is taken meanwhile, they try others.
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = ("--ServerApp.base_url=/a%40b/", f"--ServerApp.port={port}")
+    with JupyterServer(tmp_path, *flags, environment=environment) as jupyter:
+        # The extension answers whom it should, and nobody else.
+        assert ask(jupyter, "GET", "/serving/api/instances", None, {}).status == 403
+        cookie, _ = log_in(jupyter)
+        refused = ask(jupyter, "POST", "/serving/api/instances", {"prefix": "/elsewhere"}, {"Cookie": cookie})
+        assert refused.status == 403
+        assert ask(jupyter, "GET", "/serving/api/config").status == 200
+
+        kernel = jupyter.start_kernel()
+        found = json.loads(kernel.run(_SHOW))
+        for name, version in versions.items():
+            assert f"{found[name]}.".startswith(version), found
+        kernel.run("%load_ext serving_workbench\nimport sys; assert 'tensorflow' not in sys.modules")
+        assert "half" in kernel.run(f"%serve {models_dir}/half_plus_two/1 --name half --no-progress")
+        record = believed(jupyter, "default")
+        assert record.owner_pid == jupyter.pid, "the extension has started it"
+        assert predict(jupyter, "default", "half") == [2.5, 3.0]
+        reply = kernel.client.complete("%serve sta", reply=True, timeout=30)
+        assert any("status" in match for match in reply["content"]["matches"]), reply["content"]
+        wrong = kernel.client.execute("%serve nosuchmodel", reply=True, timeout=30, stop_on_error=False)
+        assert wrong["content"]["ename"] == "UsageError"
+
+        running = kernel.start("import time; time.sleep(600)")
+        kernel.interrupt()
+        assert kernel.reply(running)["ename"] == "KeyboardInterrupt"
+        kernel.restart()
+        kernel.run("%load_ext serving_workbench")
+        assert "AVAILABLE" in kernel.run("%serve status half")
+        shown = kernel.run("import serving_workbench as sw; print(sw.connect('half').predict([2.0]).tolist())")
+        assert shown.strip() == "[3.0]"
+        kernel.shutdown()
+        assert believed(jupyter, "default") == record
+        assert ask(jupyter, "DELETE", "/serving/api/instances/default").json["stopped"]
+        assert " registered for " not in "".join(
+            line for line in jupyter.log(1 << 20).splitlines() if "serving" in line
+        ), "a route without authentication"
