@@ -131,7 +131,7 @@ class TuneDashboard:
             ]
         )
         root = ipywidgets.VBox(
-            [self._numbers, ipywidgets.HBox([self.knobs.box, right]), self.chart.widget, self._sentence]
+            [self._numbers, self._sentence, ipywidgets.HBox([self.knobs.box, right]), self.chart.widget]
         )
         self.view: LiveView[_Reading] = LiveView(
             root, self._read, self._show, on_error=self._not_read, on_close=self._ended

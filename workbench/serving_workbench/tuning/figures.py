@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tuning.capacity import capacity
-from serving_workbench.tuning.simulator import unbatched
+from serving_workbench.tuning.simulator import Simulator, unbatched
 from serving_workbench.tuning.verdict import TRUSTED, objective, short
+from serving_workbench.tuning.workload import Workload
 
 if TYPE_CHECKING:
     from serving_workbench.tuning.result import Candidate, TuneResult
@@ -33,13 +35,12 @@ def draw(result: TuneResult) -> Figure:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 6)
     _plane(figure.add_subplot(grid[0, 0:3]), result)
-    _predictions(figure.add_subplot(grid[0, 3:5]), result)
+    _predictions(figure.add_subplot(grid[0, 3:6]), result)
     _sensitivity(figure.add_subplot(grid[1, 4:6]), result)
     _curve(figure.add_subplot(grid[1, 2:4]), result)
-    _facts(figure.add_subplot(grid[0, 5]), result)
     _heat(figure, figure.add_subplot(grid[1, 0:2]), result)
-    title = result.verdict
-    figure.suptitle(title if len(title) < 150 else f"{title[:147]}...", fontsize=10)
+    title = f"{result.model} version {result.version}. {result.verdict}"
+    figure.suptitle("\n".join(textwrap.wrap(title, 150)), fontsize=10)
     return figure
 
 
@@ -165,12 +166,14 @@ def _curve(axes: Any, result: TuneResult) -> None:
 def _sensitivity(axes: Any, result: TuneResult) -> None:
     axes.set_title("rate by objective (from the model)", fontsize=9)
     objectives = np.array(_OBJECTIVES) * result.slo
+    # A picture needs fewer requests than a choice does.
+    simulator = Simulator(result.simulator.curve, result.simulator.path, Workload(1500))
     shown = [candidate for candidate in (result.best, *result.candidates[:2]) if candidate is not None]
     for index, candidate in enumerate(dict.fromkeys(map(id, shown))):
         each = next(known for known in shown if id(known) == candidate)
         wanted = unbatched(result.lanes) if each.parameters is None else each.parameters
         rates = [
-            capacity(result.simulator, wanted, float(slo), quantile=result.percent / 100, precision=0.03).rate
+            capacity(simulator, wanted, float(slo), quantile=result.percent / 100, precision=0.03).rate
             for slo in objectives
         ]
         axes.plot(objectives * 1e3, rates, "o-", color=_COLOURS[index], label=_name(each), markersize=4)
@@ -180,15 +183,3 @@ def _sensitivity(axes: Any, result: TuneResult) -> None:
     axes.set_ylim(bottom=0)
     if shown:
         axes.legend(fontsize=7)
-
-
-def _facts(axes: Any, result: TuneResult) -> None:
-    axes.set_axis_off()
-    chosen = result.best
-    lines = [f"{result.model} version {result.version}", objective(result)]
-    if chosen is not None:
-        lines += ["", *short(chosen.parameters).split(", "), "", f"{result.sustained:,.0f} requests/s"]
-        gained = result.gain()
-        if gained is not None and chosen.label != "current":
-            lines += [f"{gained.ratio:.2f}x current", f"[{gained.low:.2f}, {gained.high:.2f}]"]
-    axes.text(0, 0.98, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes)
