@@ -269,7 +269,7 @@ async def test_a_rollback_ends_a_split(splits: Splits, manager: Manager, before:
     await splits.put("m", wish({1: 50, 2: 50}))
     manager.set_policy("m", Specific([1]))
     assert answers(splits, manager) == {1}
-    assert why_ended(splits) == "the version policy was set to {'specific': {'versions': [1]}}"
+    assert why_ended(splits) == "the version policy was set to specific {1}"
     await reach(manager, v2=END)
 
 

@@ -127,7 +127,7 @@ def test_a_split_just_works_and_a_deploy_ends_it(
 def test_a_rollback_ends_a_split_and_says_so(two: sw.ServedModel) -> None:
     two.traffic({1: 50, 2: 50})
     assert two.rollback() == 1
-    assert "the version policy was set to" in two.messages[0]
+    assert two.messages[0].endswith(": the version policy was set to specific {1}.")
     assert {float(two.predict([0.0])[0]) for _ in range(30)} == {2.0}
     two.traffic({1: 50, 2: 50})
     assert {float(two.predict([0.0])[0]) for _ in range(60)} == {2.0, 3.0}

@@ -61,7 +61,7 @@ class Policy(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, object]:
-        """Return the JSON form, e.g. ``{"latest": {"num_versions": 1}}``."""
+        """Return the JSON form, e.g. ``{"latest": {"num_versions": 1}}``; as text it is ``latest {1}``."""
 
     @staticmethod
     def from_json(data: object) -> Policy:
@@ -113,6 +113,9 @@ class Latest(Policy):
     def to_json(self) -> dict[str, object]:
         return {"latest": {"num_versions": self.num_versions}}
 
+    def __str__(self) -> str:
+        return f"latest {{{self.num_versions}}}"
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Specific(Policy):
@@ -133,6 +136,9 @@ class Specific(Policy):
     def to_json(self) -> dict[str, object]:
         return {"specific": {"versions": list(self.versions)}}
 
+    def __str__(self) -> str:
+        return f"specific {{{', '.join(map(str, self.versions))}}}"
+
 
 @dataclass(frozen=True, slots=True)
 class All(Policy):
@@ -143,6 +149,9 @@ class All(Policy):
 
     def to_json(self) -> dict[str, object]:
         return {"all": {}}
+
+    def __str__(self) -> str:
+        return "all {}"
 
 
 def choose(

@@ -190,7 +190,7 @@ class Splits:
         policy = self._manager.policy(model)
         if entry.split is not None:
             taken_back = entry.split.ending is not None and policy == entry.split.policy != before
-            reason = f"the version policy was set to {policy.to_json()}"
+            reason = f"the version policy was set to {policy}"
             entry.split.ending = None if taken_back else reason  # taken back by a rollback that has failed
         # What was to be loaded for a change that waited is not wanted any more.
         self._manager.keep(model, self._split_versions(entry), _PURPOSE)
