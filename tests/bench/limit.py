@@ -1,13 +1,15 @@
 """The in-process limit: rows/s of a model's own call, without any server. `python -m tests.bench.limit [<path> ...]`
 
 One JSON line per model: ``make_callable`` at its best batch size, and the worker's call at batch 1 and 64, as loaded
-and frozen, each the median of interleaved rounds. Without a path: a table of what each property of the worker's call is
+and frozen, each the median of interleaved rounds. Threads are those of a worker of two batch threads, as the servers of
+`tests.bench.data_plane` have it. Without a path: a table of what each property of the worker's call is
 worth (`tests.bench.worker_call`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from serving_server.session_options import SessionFlags, decide
+from serving_server.session_options import SessionFlags, decide, share_processors
 from serving_server.signatures import parse_signatures
 from serving_server.worker.freeze import draw_sample, freeze
 from serving_server.worker.model import Model
@@ -37,7 +39,8 @@ def _rate(call: Callable[[], Any], rows: int) -> float:
 
 def measure(path: Path) -> dict[str, Any]:
     """Return the rates of one SavedModel in rows/s."""
-    model = Model(path, ["serve"], decide(SessionFlags()).config)
+    config = share_processors(decide(SessionFlags()).config, 2, os.cpu_count() or 1)
+    model = Model(path, ["serve"], config)
     signatures = parse_signatures(model.signature_defs().signature_def)
     signature = signatures["serving_default"]
     feeds = [spec.tensor_name for spec in signature.inputs.values()]
