@@ -385,6 +385,17 @@ def test_a_served_model_moves_to_another_root(
     assert moved.describe()["policy"] == {"latest": {"num_versions": 1}}
 
 
+def test_a_model_that_lies_in_a_bucket_is_not_exported_to(
+    serve: Callable[..., sw.ServedModel], source: Source, tmp_path: Path, name: str
+) -> None:
+    first = serve(source("half_plus_two", 1))
+    first.server.control.put_model(name, "s3://bucket/m")
+    with pytest.raises(sw.PublishError, match="lies at s3://bucket/m, and versions are exported into folders only"):
+        serve(source("half_plus_two", 2), root=None)
+    assert first.predict([2.0]).tolist() == [3.0]
+    assert serve(source("half_plus_two", 2), root=tmp_path).predict([2.0]).tolist() == [4.0]
+
+
 def test_a_model_whose_files_were_removed_is_served_anew(serve: Callable[..., sw.ServedModel], source: Source) -> None:
     first = serve(source("half_plus_two", 1))
     shutil.rmtree(first.describe()["base_path"])

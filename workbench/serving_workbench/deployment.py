@@ -18,7 +18,7 @@ from typing import Any
 
 from serving_workbench import savedmodel
 from serving_workbench.differences import DEFAULT_TOLERANCE
-from serving_workbench.errors import ControlError, DeployError, WorkbenchError
+from serving_workbench.errors import ControlError, DeployError, PublishError, WorkbenchError
 from serving_workbench.export import export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
@@ -79,7 +79,14 @@ class Deployment:
         if root is not None:
             return root / self.name
         if self._before is not None:
-            return Path(self._before["base_path"])
+            where: str = self._before["base_path"]
+            if "://" in where:
+                raise PublishError(
+                    f"Model {self.name!r} lies at {where}, and versions are exported into folders only.",
+                    step="export",
+                    hint="Export to a folder and copy the version there, or pass root= to move the model to a folder.",
+                )
+            return Path(where)
         return (self.server.root or Path("models").absolute()) / self.name
 
     def run(
