@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from serving_jupyter.magics import parse_line
 from serving_server.flags import FLAGS
+from serving_workbench.commands import COMMANDS
 from tests.servers import ServerProcess, SharedServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -42,6 +44,29 @@ def test_the_flags_are_flags() -> None:
     named = set(re.findall(r"--([a-z_]+)", section))
     assert len(named) > 10
     assert named <= {flag.name for flag in FLAGS}
+
+
+def blocks_of_code() -> list[str]:
+    return re.findall(r"```[a-z]*\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_commands_of_a_terminal_are_commands() -> None:
+    lines = [line for block in blocks_of_code() for line in block.splitlines() if line.startswith("serving-workbench ")]
+    commands = {command.name: command for command in COMMANDS}
+    for line in lines:
+        _, word, *words = shlex.split(line, comments=True)
+        commands[word].parser(word, in_notebook=False).read(
+            [each for each in words if each != "--json"], lambda text: text
+        )
+    assert len(lines) > 5
+
+
+def test_the_magics_are_magics() -> None:
+    lines = [line for block in blocks_of_code() for line in block.splitlines() if re.match(r"%(serve|predict) ", line)]
+    for line in lines:
+        magic, typed = line.partition("#")[0].strip().removeprefix("%").split(" ", 1)
+        parse_line(magic, typed, lambda braced: braced)
+    assert len(lines) > 8
 
 
 def test_the_list_of_models_is_served_as_it_stands(

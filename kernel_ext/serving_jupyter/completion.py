@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
@@ -18,15 +19,24 @@ from serving_workbench.instance_name import chosen_instance
 __all__ = ["complete", "install", "uninstall"]
 
 #: Lines that are completed here, also those that keep the handle: `h = %serve model`.
-_LINE = re.compile(rf"\s*(?:[\w.,\[\]'\" ]+=\s*)?%({'|'.join(MAGICS)})\s")
+_LINE = re.compile(rf"\s*(?:[\w.,\[\]'\" ]+=\s*)?%%?({'|'.join(MAGICS)})\s")
 _IDENTIFIER = "serving_workbench.serve"
 #: Seconds after which a server that does not answer is given up, in the thread that asks it.
 _TIMEOUT = 1.0
 
-Versions = dict[str, list[int]]  # of the models that a server serves, by name
+
+@dataclass(frozen=True)
+class _Served:
+    """What there is of a model that a server serves."""
+
+    versions: list[int]
+    labels: list[str]
+
+
+_Models = dict[str, _Served]
 
 #: The Tab key must answer at once, so servers and the folder of their records are looked at in a thread.
-_served: Soon[Versions] = Soon({})
+_served: Soon[_Models] = Soon({})
 _instances: Soon[list[str]] = Soon([])
 
 
@@ -80,14 +90,14 @@ def complete(shell: Any, line: str) -> tuple[str, list[str]]:
         words = split(done)
     except CommandLineError:  # inside of quotes or braces
         return "", []
-    if done.endswith("="):
+    if done.endswith("=") and not words[-1]:
         words.pop()  # the empty value after `--flag=`
     return fragment, [word for word in _candidates(shell, magic[1], words) if word.startswith(fragment)]
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Cut before the last word: after a blank, or after the `=` of a flag."""
-    found = re.search(r"(?:^|\s|(?<=\s)--[\w-]+=|^--[\w-]+=)([^\s=]*)$", text)
+    """Cut before the last word: after a blank, or after the `=` in `--flag=value` and `label=version`."""
+    found = re.search(r"(?:^|\s|(?:(?<=\s)|^)[\w.-]+=)([^\s=]*)$", text)
     start = found.start(1) if found else len(text)
     return text[:start], text[start:]
 
@@ -102,9 +112,12 @@ def _candidates(shell: Any, magic: str, words: list[str]) -> list[str]:
     waiting = flags.get(given[-1]) if given else None
     if waiting is not None and waiting.takes_value:
         return _values(shell, waiting, given)
+    positionals = parsers[command].positionals()
+    if given and given[-1].endswith("="):
+        is_label = any(argument.role == "label=version" for argument in positionals)
+        return [str(version) for model in _meant(given) for version in model.versions] if is_label else []
     found = []
     position = _positions(given, flags)
-    positionals = parsers[command].positionals()
     if positionals and (position < len(positionals) or positionals[-1].repeats):
         found += _values(shell, positionals[min(position, len(positionals) - 1)], given)
     if not words:
@@ -134,21 +147,31 @@ def _values(shell: Any, argument: Argument, given: list[str]) -> list[str]:
         case "model":
             words += sorted(_models(given))
         case "version":
-            models = _models(given)
-            named = [word for word in given if word in models] or list(models)
-            words += [str(version) for name in named for version in models[name]]
+            words += [str(version) for model in _meant(given) for version in model.versions]
+        case "label":
+            words += [label for model in _meant(given) for label in model.labels]
+        case "label=version":
+            words += [f"{label}=" for model in _meant(given) for label in model.labels]
+        case "version=weight":
+            words += [f"{version}=" for model in _meant(given) for version in model.versions]
         case "instance":
             words += _instances.get("", _list_instances)
     return words
 
 
-def _models(given: list[str]) -> Versions:
+def _meant(given: list[str]) -> list[_Served]:
+    """Return the models that are named before the cursor; all of them when none is."""
+    models = _models(given)
+    return [models[word] for word in given if word in models] or list(models.values())
+
+
+def _models(given: list[str]) -> _Models:
     place = given.index("--instance") + 1 if "--instance" in given else len(given)
     instance = chosen_instance(given[place] if place < len(given) else None)
     return _served.get(instance, lambda: _ask(instance))
 
 
-def _ask(instance: str) -> Versions:
+def _ask(instance: str) -> _Models:
     # Imported in the thread: the first Tab does not wait for these either.
     from serving_workbench.control import ControlClient
     from serving_workbench.discovery import trusted_record
@@ -161,7 +184,10 @@ def _ask(instance: str) -> Versions:
         models = ControlClient.of(record, timeout=_TIMEOUT).status()["models"]
     except WorkbenchError:
         return {}  # a completion has nobody to tell; `%serve status` says what is wrong
-    return {name: [entry["version"] for entry in model["versions"]] for name, model in models.items()}
+    return {
+        name: _Served([entry["version"] for entry in model["versions"]], list(model["labels"]))
+        for name, model in models.items()
+    }
 
 
 def _list_instances() -> list[str]:

@@ -9,14 +9,16 @@ typing error in the last flag must not cost the minutes that an expression befor
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from serving_workbench.commands import Deferred
 from serving_workbench.errors import CommandLineError
 
-__all__ = ["Braced", "Expression", "evaluate", "split"]
+__all__ = ["Braced", "Expression", "evaluate", "split", "split_rest"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,74 @@ def split(line: str) -> list[str]:
             parts = [rest, *parts[1:]] if rest or len(parts) == 1 else parts[1:]
         arguments.append(_argument(parts))
     return arguments
+
+
+def split_rest(line: str, flags: Mapping[str, bool], words: int) -> list[str]:
+    """Split a line whose last argument is a Python expression, blanks and all: ``digits x[:5, 0] --version 2``.
+
+    Parameters
+    ----------
+    line : str
+    flags : mapping of str to bool
+        The flags there are, and whether each takes a value.
+    words : int
+        Arguments without a flag that come before the expression.
+
+    Returns
+    -------
+    list of str
+        As of `split`; the expression is `Braced`. Braces around all of it may be left out.
+
+    Raises
+    ------
+    CommandLineError
+    """
+    arguments: list[str] = []
+    position, is_value = 0, False
+    while position < len(line):
+        if line[position].isspace():
+            position += 1
+            continue
+        word = re.match(r"[^\s=]+", line[position:])
+        flag = word[0] if word is not None and word[0].startswith("-") else None
+        if not is_value and (flag is None or (flag not in flags and not flag.startswith("--"))):
+            if words == 0:
+                source, position = _read_expression(line, position, flags)
+                arguments.append(Braced.of([Expression(source)]))
+                continue
+            words -= 1
+        start = position
+        _, position = _read_argument(line, position)
+        arguments += split(line[start:position])
+        is_value = not is_value and flag is not None and flags.get(flag, False) and "=" not in line[start:position]
+    return arguments
+
+
+def _read_expression(line: str, start: int, flags: Mapping[str, bool]) -> tuple[str, int]:
+    """Return the expression from `start` on, and where it ends: at the first flag before which it is complete."""
+    # Any `--flag`, so that one that does not exist is told by the parser, and the short ones there are.
+    short = "|".join(re.escape(flag) for flag in flags if not flag.startswith("--")) or "(?!)"
+    ends = [found.start() + start for found in re.finditer(rf"\s(?:--[a-z][\w-]*|{short})(?=[\s=]|$)", line[start:])]
+    for end in [*ends, len(line)]:
+        source = line[start:end].strip()
+        if _problem(source) is None:
+            inner = source[1:-1].strip()
+            # The braces of other arguments: `{x}` is x. A dict stays one.
+            whole = source.startswith("{") and source.endswith("}") and inner and _problem(inner) is None
+            return (inner if whole else source), end
+    source = line[start : [*ends, len(line)][0]].strip()
+    raise CommandLineError(f"{source} is no Python expression: {_problem(source)}")
+
+
+def _problem(source: str) -> str | None:
+    """Return why a text is no Python expression; None when it is one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of text that is perhaps not the expression
+            compile(source, "<magic>", "eval")
+    except (SyntaxError, ValueError) as error:
+        return str(error.args[0])
+    return None
 
 
 def evaluate(argument: str, shell: Any) -> object:
@@ -158,17 +228,13 @@ def _end_of_expression(line: str, start: int) -> int:
     Braces inside the expression (dicts, sets, f-strings, strings) make its end a question for Python's own parser: it
     is the first closing brace before which there is a complete expression.
     """
-    end, problem = line.find("}", start), None
+    end, first = line.find("}", start), None
     while end >= 0:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of text that is perhaps not the expression
-                compile(line[start + 1 : end].strip(), "<%serve>", "eval")
-        except (SyntaxError, ValueError) as error:
-            problem = problem or error
-            end = line.find("}", end + 1)
-        else:
+        problem = _problem(line[start + 1 : end].strip())
+        if problem is None:
             return end
-    if problem is None:
+        first = first or problem
+        end = line.find("}", end + 1)
+    if first is None:
         raise CommandLineError(f"The brace is not closed: {line[start:]}")
-    raise CommandLineError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {problem.args[0]}")
+    raise CommandLineError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {first}")

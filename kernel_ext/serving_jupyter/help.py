@@ -18,10 +18,18 @@ Serve a model of this notebook to real gRPC and REST clients.
     handle = %serve model           keep the handle: handle.predict(x), handle.rest_url ...
 
     %serve status                   what is served, and in which state
-    %serve logs                     the end of the server's log
+    %serve logs -f                  the server's log, as it grows
+    %serve history digits           all versions, with their notes and metrics: a DataFrame
     %serve rollback                 the version before answers again
+    %serve load digits 1            an older version beside the one that answers
+    %serve label digits stable=1    clients ask for 'stable' and get version 1
+    %serve config digits max_batch_size=32      batching, changed while requests run
     %serve warmup digits            record live requests, to be replayed whenever that version is loaded
+    %serve restart                  a new process with the same models
     %serve stop                     stop the server
+    %serve clean                    remove what killed servers and deploys have left behind
+
+    %predict digits X_test[:5]      ask it: see %predict?
 
 Braces work in every argument: %serve rollback --to {best_version}. The server is a process of its own: an interrupt or
 a restart of the kernel does not stop it, and another notebook finds it. A variable wins over a folder of the same name;

@@ -7,6 +7,7 @@ traceback.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
 
 import serving_workbench as sw
-from serving_jupyter.expressions import split
+from serving_jupyter.expressions import split, split_rest
 from serving_jupyter.help import help_page
 from serving_jupyter.notebook import Notebook
 from serving_workbench.commands import COMMANDS, Command, Parser
 
-__all__ = ["MAGICS", "MAIN", "install", "magic_parsers", "uninstall"]
+__all__ = ["MAGICS", "MAIN", "install", "magic_parsers", "parse_line", "uninstall"]
 
 #: In place of a sub-command: the command of a magic that has no word of its own.
 MAIN = ""
@@ -45,21 +46,23 @@ def magic_parsers(magic: str) -> dict[str, Parser]:
 def install(ipython: Any) -> None:
     """Register all magics with an IPython shell."""
     for name in MAGICS:
-        ipython.register_magic_function(_magic(ipython, name), magic_kind="line", magic_name=name)
+        kind = "line_cell" if any(command.body for command in sub_commands(name).values()) else "line"
+        ipython.register_magic_function(_magic(ipython, name), magic_kind=kind, magic_name=name)
 
 
 def uninstall(ipython: Any) -> None:
     """Take them back."""
     for name in MAGICS:
-        ipython.magics_manager.magics["line"].pop(name, None)
+        for kind in ("line", "cell"):
+            ipython.magics_manager.magics[kind].pop(name, None)
 
 
-def _magic(shell: Any, name: str) -> Callable[[str], Any]:
+def _magic(shell: Any, name: str) -> Callable[..., Any]:
     notebook = Notebook(shell)
 
-    def magic(line: str) -> Any:
+    def magic(line: str, cell: str | None = None) -> Any:
         try:
-            return _run(name, line, notebook)
+            return _run(name, line, cell, notebook)
         except sw.WorkbenchError as error:
             raise _usage_error(error) from error
 
@@ -69,15 +72,42 @@ def _magic(shell: Any, name: str) -> Callable[[str], Any]:
     return magic
 
 
-def _run(magic: str, line: str, notebook: Notebook) -> Any:
-    commands = sub_commands(magic)
-    words = split(line)
-    if not words or {"-h", "--help"} & set(words):
+def _run(magic: str, line: str, cell: str | None, notebook: Notebook) -> Any:
+    if not line.strip() or {"-h", "--help"} & set(line.split()):
         print(help_page(magic, magic_parsers(magic)))
         return None
-    word = words[0] if words[0] in commands else MAIN
-    arguments = magic_parsers(magic)[word].read(words[1:] if word else words, notebook.evaluate)
-    return commands[word].run(arguments, notebook)
+    try:
+        command, arguments = parse_line(magic, line, notebook.evaluate)
+    except sw.CommandLineError:
+        first = line.split(maxsplit=1)[0]
+        if MAIN in sub_commands(magic) and len(sub_commands(magic)) > 1 and first.isidentifier():
+            notebook.servable(first)  # a sub-command with a typing error is told as that, not by what follows it
+        raise
+    if command.body:
+        arguments.body = cell
+    return command.run(arguments, notebook)
+
+
+def parse_line(magic: str, line: str, evaluate: Callable[[str], object]) -> tuple[Command, argparse.Namespace]:
+    """Return the command that a line means, and its arguments; `evaluate` gives the values of expressions.
+
+    Raises
+    ------
+    CommandLineError
+    """
+    commands, parsers = sub_commands(magic), magic_parsers(magic)
+    first, *after = line.split(maxsplit=1)
+    word = first if first in commands else MAIN
+    words = _words(commands[word], parsers[word], " ".join(after) if word else line)
+    return commands[word], parsers[word].read(words, evaluate)
+
+
+def _words(command: Command, parser: Parser, line: str) -> list[str]:
+    if not command.rest:
+        return split(line)
+    flags = {flag: argument.takes_value for flag, argument in parser.flags().items()}
+    before = [argument.name for argument in parser.positionals()].index(command.rest)
+    return split_rest(line, flags, before)
 
 
 def _usage_error(error: sw.WorkbenchError) -> UsageError:

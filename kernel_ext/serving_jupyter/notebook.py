@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from pathlib import Path
 from typing import Any
 
-from serving_jupyter.expressions import Braced, evaluate
+from IPython.core.error import StdinNotImplementedError
+
+from serving_jupyter.expressions import Braced, Expression, evaluate
 from serving_jupyter.namespace import array_names, servable_names
 from serving_workbench.commands import COMMANDS, did_you_mean
 from serving_workbench.errors import CommandLineError
@@ -28,8 +32,20 @@ class Notebook:
     def say(self, text: str) -> None:
         print(text)
 
+    def confirm(self, question: str) -> bool:
+        try:
+            return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+        except (EOFError, StdinNotImplementedError) as error:
+            raise CommandLineError(f"{question} Nobody can be asked here: add --yes.") from error
+
     def evaluate(self, argument: str) -> object:
         return evaluate(argument, self._shell)
+
+    def assigned(self, argument: str) -> object:
+        match argument.parts if isinstance(argument, Braced) else ():
+            case (str(name), Expression() as expression) if name.endswith("="):
+                return self.evaluate(Braced.of([expression]))
+        return str(self.evaluate(argument)).partition("=")[2]
 
     def servable(self, argument: str) -> tuple[object, str | None]:
         if isinstance(argument, Braced):
@@ -54,6 +70,35 @@ class Notebook:
             known = names if argument.isidentifier() else []
             other = f"; an expression goes in braces: {flag} {{x[:1]}}"
             raise CommandLineError(
-                f"%serve: there is no variable '{argument}' for {flag}{did_you_mean(argument, known, other)}"
+                f"there is no variable '{argument}' for {flag}{did_you_mean(argument, known, other)}"
             )
         return self._shell.user_ns[argument]
+
+    def request(self, argument: str | None, body: str | None) -> tuple[Any, bool]:
+        if argument is not None:
+            if body is not None and body.strip():
+                raise CommandLineError("%%predict: give the input on the line or in the cell's body, not both.")
+            return self.evaluate(argument), False
+        if body is None or not body.strip():
+            raise CommandLineError("%predict: give an input: %predict digits x[:5], or the body of a cell.")
+        try:
+            return json.loads(body), True
+        except ValueError as error:
+            return self._python(body, str(error)), False
+
+    def _python(self, body: str, json_problem: str) -> object:
+        """Run a cell's body; return the value of its last line."""
+        try:
+            parsed = ast.parse(body, "<cell>")
+        except SyntaxError as error:
+            text = f"the body is neither JSON ({json_problem}) nor Python (line {error.lineno}: {error.msg})"
+            raise CommandLineError(f"%%predict: {text}.") from error
+        last = parsed.body.pop() if parsed.body else None
+        if not isinstance(last, ast.Expr):
+            raise CommandLineError("%%predict: the last line of the body must be an expression: the input.")
+        try:
+            self._shell.ex(compile(parsed, "<cell>", "exec"))
+            found: object = self._shell.ev(compile(ast.Expression(last.value), "<cell>", "eval"))
+        except Exception as error:
+            raise CommandLineError(f"%%predict: the body fails: {type(error).__name__}: {error}") from error
+        return found

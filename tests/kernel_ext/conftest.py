@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
+
+import serving_workbench as sw
+from serving_workbench.records import runtime_folder
+from tests import leaks
 
 
 @dataclass
@@ -79,3 +84,34 @@ def set_variables(session: Session) -> Callable[..., None]:
         session.shell.push(values)
 
     return set_
+
+
+@pytest.fixture(scope="session")
+def magics_instance(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running server that serves 'half', version 1 (y = x / 2 + 2)."""
+    name = "magics"
+    root = tmp_path_factory.mktemp("magics") / "models"
+    served = sw.serve(models_dir / "half_plus_two/1", "half", root=root, instance=name, progress=False)
+    served.server.close()
+    leaks.allow(served.server.pid)
+    for path in files_of(name):
+        leaks.allow_path(path)
+    yield name
+    sw.stop(name)
+    for path in files_of(name):
+        path.unlink()
+
+
+@pytest.fixture
+def half(magics_instance: str) -> Iterator[str]:
+    """The instance, whose 'half' is at version 1 again and alone afterwards."""
+    yield magics_instance
+    server = sw.Server.connect(magics_instance)
+    for name in server.models():
+        if name != "half":
+            sw.connect(name, magics_instance).stop()
+
+
+def files_of(instance: str) -> list[Path]:
+    """Whatever an instance has left in the runtime folder."""
+    return list(runtime_folder().glob(f"serving-workbench-{instance}*"))

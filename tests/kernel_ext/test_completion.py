@@ -24,8 +24,8 @@ SetVariables = Callable[..., None]
 TOKEN = "0" * 64
 IDENTITY = {"instance_id": "1" * 32}
 MODELS = {
-    "digits": {"versions": [{"version": 2}, {"version": 1}]},
-    "faces": {"versions": [{"version": 7}]},
+    "digits": {"versions": [{"version": 2}, {"version": 1}], "labels": {"stable": 1}},
+    "faces": {"versions": [{"version": 7}], "labels": {}},
 }
 
 
@@ -72,7 +72,7 @@ def server() -> Iterator[None]:
         ("%serve mo", ["model", "models"]),
         ("handle = %serve mo", ["model", "models"]),
         ("x = 1\n%serve mo", ["model", "models"]),
-        ("%serve model --no", ["--no-progress"]),
+        ("%serve model --no-", ["--no-progress"]),
         ("%serve --root r mo", ["model", "models"]),
         ("%serve model --sample ", ["rows"]),
         ("%serve model --sample=r", ["rows"]),
@@ -81,6 +81,8 @@ def server() -> Iterator[None]:
         ("%serve warmup --re", ["--requests", "--replace"]),
         ("%serve model --warmup ", ["previous"]),
         ("%serve logs --li", ["--lines"]),
+        ("%predict digits ro", ["rows"]),
+        ("%predict digits --time", ["--timeout"]),
     ],
 )
 def test_words_of_this_notebook(session: Session, set_variables: SetVariables, text: str, words: list[str]) -> None:
@@ -91,7 +93,8 @@ def test_words_of_this_notebook(session: Session, set_variables: SetVariables, t
 def test_at_the_beginning_there_is_everything(session: Session, set_variables: SetVariables) -> None:
     set_variables(model=Path("a"))
     found = session.complete("%serve ")
-    assert found[:6] == ["model", "status", "logs", "rollback", "warmup", "stop"]
+    assert found[:3] == ["model", "status", "logs"]
+    assert {"label", "load", "unload", "config", "warmup", "restart", "stop"} <= set(found)
     assert {"--name", "--help"} <= set(found)
 
 
@@ -115,6 +118,19 @@ def test_a_flag_is_offered_once_and_a_model_too(session: Session, set_variables:
         ("%serve warmup d", ["digits"]),
         ("%serve warmup digits --version ", ["2", "1"]),
         ("%serve stop --instance ", ["default"]),
+        ("%serve load digits ", ["2", "1"]),
+        ("%serve load digits --timeout 5 ", ["2", "1"]),
+        ("%serve label digits s", ["stable="]),
+        ("%serve label digits stable=", ["2", "1"]),
+        ("%serve config digits max_b", ["max_batch_size="]),
+        ("%serve config digits --policy l", ["latest", "latest:2"]),
+        ("%serve config digits --batching=o", ["on", "off"]),
+        ("%predict f", ["faces"]),
+        ("%%predict f", ["faces"]),
+        ("answer = %predict f", ["faces"]),
+        ("%predict digits --label ", ["stable"]),
+        ("%predict digits --version ", ["2", "1"]),
+        ("%predict --version 2 dig", ["digits"]),
     ],
 )
 def test_words_of_the_server(session: Session, server: None, text: str, words: list[str]) -> None:

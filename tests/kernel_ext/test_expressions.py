@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving_jupyter.expressions import Braced, Expression, evaluate, split
+from serving_jupyter.expressions import Braced, Expression, evaluate, split, split_rest
 from serving_workbench.errors import CommandLineError
 
 
@@ -98,3 +98,41 @@ def test_a_failing_expression_is_named_with_its_error() -> None:
     (value,) = split("{1/0}")
     with pytest.raises(CommandLineError, match=r"^\{1/0\} fails: ZeroDivisionError: division by zero$"):
         evaluate(value, Shell())
+
+
+FLAGS = {"--version": True, "--verbose": False}
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "sources"),
+    [
+        ("digits x[:5]", ["digits", "{x[:5]}"], ["x[:5]"]),
+        ("digits x[:5, 0] + 1", ["digits", "{x[:5, 0] + 1}"], ["x[:5, 0] + 1"]),
+        ("digits {x[:5]}", ["digits", "{x[:5]}"], ["x[:5]"]),
+        ('digits {"a": x, "b": 1}', ["digits", '{{"a": x, "b": 1}}'], ['{"a": x, "b": 1}']),
+        ("digits {}", ["digits", "{{}}"], ["{}"]),
+        ("digits x --version 2", ["digits", "{x}", "--version", "2"], ["x"]),
+        ("--version=2 digits x --verbose", ["--version", "2", "digits", "{x}", "--verbose"], ["x"]),
+        ("digits --version 2 x - 1", ["digits", "--version", "2", "{x - 1}"], ["x - 1"]),
+        ("digits -x", ["digits", "{-x}"], ["-x"]),
+        ('digits f("--version 2") --verbose', ["digits", '{f("--version 2")}', "--verbose"], ['f("--version 2")']),
+        (
+            "digits [a for a in b if a != '}']",
+            ["digits", "{[a for a in b if a != '}']}"],
+            ["[a for a in b if a != '}']"],
+        ),
+        ("digits --unknown x", ["digits", "--unknown", "{x}"], ["x"]),
+        ("{name} x", ["{name}", "{x}"], ["name", "x"]),
+        ("digits", ["digits"], []),
+    ],
+)
+def test_the_rest_of_a_line_is_one_expression(line: str, words: list[str], sources: list[str]) -> None:
+    found = split_rest(line, FLAGS, 1)
+    assert found == words
+    expressions = [part.source for word in found if isinstance(word, Braced) for part in word.parts if part != ""]
+    assert expressions == sources
+
+
+def test_a_rest_that_is_no_expression() -> None:
+    with pytest.raises(CommandLineError, match=r"^x\[:5 is no Python expression: "):
+        split_rest("digits x[:5 --version 2", FLAGS, 1)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 import serving_workbench as sw
-from serving_workbench.records import record_path, runtime_folder
-from tests import leaks
+from serving_workbench.records import record_path
 from tests.kernel_ext.conftest import Session
 
 SetVariables = Callable[..., None]
@@ -84,6 +83,7 @@ def test_help(session: Session) -> None:
     [
         ("%serve modl", "%serve: 'modl' is no variable, no folder and no sub-command; did you mean 'model'?"),
         ("%serve staus", "'staus' is no variable, no folder and no sub-command; did you mean 'status'?"),
+        ("%serve staus digits", "'staus' is no variable, no folder and no sub-command; did you mean 'status'?"),
         ("%serve xyzzy", "no sub-command. %serve? shows what it takes."),
         ("%serve model name", "unexpected argument 'name'; did you mean --name name?"),
         ("%serve model --nmae x", "there is no flag --nmae; did you mean '--name'?"),
@@ -142,30 +142,6 @@ def test_a_bug_keeps_its_traceback(session: Session, monkeypatch: pytest.MonkeyP
 
 
 # --- with a server -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def instance(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running server that serves 'half', version 1 (y = x / 2 + 2)."""
-    name = "magics"
-    root = tmp_path_factory.mktemp("magics") / "models"
-    served = sw.serve(models_dir / "half_plus_two/1", "half", root=root, instance=name, progress=False)
-    served.server.close()
-    leaks.allow(served.server.pid)
-    yield name
-    sw.stop(name)
-    for path in runtime_folder().glob(f"serving-workbench-{name}*"):
-        path.unlink()
-
-
-@pytest.fixture
-def half(instance: str) -> Iterator[str]:
-    """The instance, whose 'half' is at version 1 again and alone afterwards."""
-    yield instance
-    server = sw.Server.connect(instance)
-    for name in server.models():
-        if name != "half":
-            sw.connect(name, instance).stop()
 
 
 def test_serving_a_folder(session: Session, set_variables: SetVariables, half: str, models_dir: Path) -> None:

@@ -41,7 +41,22 @@ if TYPE_CHECKING:
     from serving_workbench.tables import Table
     from serving_workbench.tuning.entry import tune
     from serving_workbench.tuning.result import TuneResult
-    from serving_workbench.verbs import instances, logs, status, stop, traffic
+    from serving_workbench.verbs import (
+        clean,
+        config,
+        follow_logs,
+        instances,
+        label,
+        logs,
+        predict,
+        restart,
+        rollback,
+        status,
+        stop,
+        traffic,
+        unload,
+        warmup,
+    )
     from serving_workbench.version_history import history
 
 __all__ = [
@@ -67,19 +82,28 @@ __all__ = [
     "VersionSkewWarning",
     "WorkbenchError",
     "WorkbenchWarning",
+    "clean",
+    "config",
     "connect",
+    "follow_logs",
     "history",
     "instances",
+    "label",
     "load_ipython_extension",
     "loadtest",
     "logs",
+    "predict",
     "replay",
+    "restart",
+    "rollback",
     "serve",
     "status",
     "stop",
     "traffic",
     "tune",
+    "unload",
     "unload_ipython_extension",
+    "warmup",
 ]
 
 _HOME = {
@@ -87,19 +111,28 @@ _HOME = {
     "ServedModel": "handle",
     "connect": "handle",
     "history": "version_history",
-    "instances": "verbs",
-    "logs": "verbs",
-    "status": "verbs",
-    "stop": "verbs",
     "LoadResult": "load.result",
     "loadtest": "load.testing",
-    "traffic": "verbs",
-    "replay": "replaying",
     "ReplayResult": "replay_result",
+    "replay": "replaying",
     "Server": "server",
     "Table": "tables",
     "tune": "tuning.entry",
     "TuneResult": "tuning.result",
+    "clean": "verbs",
+    "config": "verbs",
+    "follow_logs": "verbs",
+    "instances": "verbs",
+    "label": "verbs",
+    "logs": "verbs",
+    "predict": "verbs",
+    "restart": "verbs",
+    "rollback": "verbs",
+    "status": "verbs",
+    "stop": "verbs",
+    "traffic": "verbs",
+    "unload": "verbs",
+    "warmup": "verbs",
 }
 _NOTEBOOK_GROUP = "serving_workbench.notebook"
 

@@ -70,7 +70,7 @@ class PredictClient:
             response_deserializer=GetModelMetadataResponse.FromString,
         )
         self._lock = threading.Lock()
-        self._signatures: dict[tuple[str, int | None], dict[str, Signature]] = {}
+        self._signatures: dict[tuple[str, int | str | None], dict[str, Signature]] = {}
 
     def close(self) -> None:
         """Close the channel; idempotent."""
@@ -82,8 +82,8 @@ class PredictClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def signatures(self, name: str, version: int | None = None, *, timeout: float = 10.0) -> dict[str, Signature]:
-        """Ask for the callable signatures of a model (of the serving version unless one is named).
+    def signatures(self, name: str, version: int | str | None = None, *, timeout: float = 10.0) -> dict[str, Signature]:
+        """Ask for the callable signatures of a model: of a version by number or label, else of the serving one.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class PredictClient:
         name: str,
         x: object,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         signature: str | None = None,
         timeout: float = 10.0,
         raw_strings: bool = False,
@@ -123,8 +123,8 @@ class PredictClient:
             Model name.
         x : array_like, dict, DataFrame or Series
             See `serving_workbench.inputs`.
-        version : int, optional
-            By default the version that the server chooses (the serving one).
+        version : int or str, optional
+            A number, or a label; by default the version that the server chooses (the serving one).
         signature : str, optional
             By default ``serving_default``, or the only one there is.
         timeout : float
@@ -158,7 +158,7 @@ class PredictClient:
         name: str,
         x: object,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         signature: str | None = None,
         timeout: float = 10.0,
     ) -> dict[str, Array]:
@@ -176,7 +176,9 @@ class PredictClient:
         found = self.signatures(name, version, timeout=timeout)
         return self._ask(name, version, _choose(found, signature, name), x, timeout)
 
-    def _ask(self, name: str, version: int | None, signature: Signature, x: object, timeout: float) -> dict[str, Array]:
+    def _ask(
+        self, name: str, version: int | str | None, signature: Signature, x: object, timeout: float
+    ) -> dict[str, Array]:
         request = PredictRequest()
         _fill_spec(request.model_spec, name, version)
         request.model_spec.signature_name = signature.name
@@ -199,9 +201,11 @@ class PredictClient:
             raise PredictError(f"{code}: {error.details()}", code=code, hint=hint) from None
 
 
-def _fill_spec(spec: Any, name: str, version: int | None) -> None:
+def _fill_spec(spec: Any, name: str, version: int | str | None) -> None:
     spec.name = name
-    if version is not None:
+    if isinstance(version, str):
+        spec.version_label = version
+    elif version is not None:
         spec.version.value = version
 
 

@@ -15,11 +15,12 @@ and that one which was started for nothing ends again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving_workbench.deploy_settings import DeploySettings
 from serving_workbench.deployment import Deployment, noting
 from serving_workbench.differences import DEFAULT_TOLERANCE, tolerance_pair
 from serving_workbench.errors import WorkbenchError
@@ -56,6 +57,8 @@ def serve(
     warmup: object = None,
     note: str | None = None,
     metrics: Mapping[str, float] | None = None,
+    label: str | Sequence[str] | None = None,
+    batching: object = None,
 ) -> ServedModel:
     """Serve a model: export it as the next version, load it beside the old one, prove it, switch over.
 
@@ -95,6 +98,10 @@ def serve(
         notebook: see `ServedModel.history`.
     metrics : mapping of str to float, optional
         How good the version is: ``{"accuracy": 0.97}``; kept beside the note.
+    label : str or sequence of str, optional
+        Labels that point at the version when it is proved, such as ``"canary"``.
+    batching : str, Path, mapping or bool, optional
+        How the model's requests are put together from now on: see `serving_workbench.config`. By default as before.
 
     Returns
     -------
@@ -111,6 +118,7 @@ def serve(
     limits = tolerance_pair(tolerance)
     check_warmup(warmup)
     numbers = check_note(note, metrics)
+    settings = DeploySettings(label, batching)
     instance = chosen_instance(instance)
     with Progress(f"serve {name}", enabled=progress) as steps, deploy_lock(instance, _STOPPED_SECONDS) as lock:
         started = False
@@ -119,7 +127,7 @@ def serve(
             started = Server.find(instance) is None
             folder = None if root is None else Path(root).expanduser().absolute()
             server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
-            deployment = Deployment(server, name, folder, steps, timeout)
+            deployment = Deployment(server, name, folder, steps, timeout, settings)
             noted = partial(write_notes, model=model, note=note, metrics=numbers)
             return deployment.run(model, version, signatures, sample, limits, warmup, noted)
         except BaseException as error:

@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from serving_workbench import savedmodel
+from serving_workbench.deploy_settings import DeploySettings
 from serving_workbench.differences import DEFAULT_TOLERANCE
 from serving_workbench.errors import ControlError, DeployError, PublishError, WorkbenchError
 from serving_workbench.export import export_model
 from serving_workbench.files import disk_errors
 from serving_workbench.handle import ServedModel
 from serving_workbench.interrupts import uninterrupted
+from serving_workbench.labelling import lost_labels_text
 from serving_workbench.progress import Progress
 from serving_workbench.prove import Proof, Question, prove, questions
 from serving_workbench.publish import Publication, deployers, versions_on_disk
 from serving_workbench.rejected import quarantine
 from serving_workbench.server import Server
 from serving_workbench.splitting import ended_messages
+from serving_workbench.version_changes import chooses
 from serving_workbench.waiting import find_version, wait_available, wait_serving
 from serving_workbench.warmup_requests import add_warmup, write_warmup
 
@@ -55,12 +58,15 @@ class Deployment:
         Seconds for the version to answer.
     """
 
-    def __init__(self, server: Server, name: str, root: Path | None, steps: Progress, timeout: float) -> None:
+    def __init__(
+        self, server: Server, name: str, root: Path | None, steps: Progress, timeout: float, settings: DeploySettings
+    ) -> None:
         self.server = server
         self.control = server.control
         self.name = name
         self.steps = steps
         self.timeout = timeout
+        self._settings = settings
         self._before = self._known_model()
         self._added = False
         self._moved = False
@@ -133,7 +139,7 @@ class Deployment:
         )
 
     def _about_others(self, publication: Publication, serving: int) -> list[str]:
-        """Return what there is to tell of others who deploy this model at the same time."""
+        """Return what there is to tell: of others who deploy this model at the same time, of labels."""
         version, messages = publication.version, []
         if serving != version:
             messages.append(
@@ -145,7 +151,22 @@ class Deployment:
             if number != serving:
                 then = "; it will answer when it is proved" if number > version else ""
                 messages.append(f"Version {number} of '{self.name}' is deployed at the same time, by {other}{then}.")
+        lost = {
+            label: number
+            for label, number in self.control.labels(self.name).items()
+            if number != serving and not self._stays(number)
+        }
+        if lost:
+            messages.append(lost_labels_text(self.name, lost))
         return messages
+
+    def _stays(self, version: int) -> bool:
+        """Whether a version is loaded, and goes on to be."""
+        model = self.control.model(self.name)
+        found = find_version(model, version)
+        if found is None or found["state"] in {"UNLOADING", "END"}:
+            return False
+        return bool(found["held"]) or chooses(model["policy"], version, versions_on_disk(self._base))
 
     def _reject_abandoned(self, publication: Publication) -> None:
         """Move versions away whose deployers were killed before the proof: the server still holds them, or is new."""
@@ -205,6 +226,7 @@ class Deployment:
             # Pinned, so that of the versions in the new folder none goes into service unproved.
             pin = {} if serving is None else {"policy": {"specific": {"versions": [serving]}}}
             self.control.put_model(self.name, str(self._base), **pin)
+        self._settings.change_batching(self.control, self.name)
         self.control.hold(self.name, publication.version)
         publication.commit()
         deadline = time.monotonic() + self.timeout
@@ -216,6 +238,8 @@ class Deployment:
 
     def _promote(self, version: int, deadline: float) -> int:
         """Let unversioned requests move to a proved version; a rollback's pin ends with it. Return what answers."""
+        # While the version is held, so that the labels' requests move before the version that they leave is unloaded.
+        self._settings.point_labels(self.control, self.name, version)
         pinned = self.control.model(self.name)["policy"].get("specific")
         if pinned is not None:
             # Both wanted while they change places. With `latest` set first, a version between the two would be loaded
@@ -264,6 +288,7 @@ class Deployment:
             self.control.put_model(self.name, self._before["base_path"], policy=self._before["policy"])
         elif self._pinned is not None:
             self.control.put_policy(self.name, self._pinned)
+        self._settings.undo(self.control, self.name)
         # Unloaded first: dropping the hold of a loaded version would put it into service.
         self._unload(version)
         self.control.release(self.name, version)

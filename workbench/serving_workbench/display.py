@@ -19,7 +19,7 @@ from serving_workbench.waiting import find_version
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
 
-__all__ = ["bundle", "signature_table"]
+__all__ = ["bundle", "signature_table", "summary"]
 
 
 def bundle(model: ServedModel) -> dict[str, str]:
@@ -28,19 +28,34 @@ def bundle(model: ServedModel) -> dict[str, str]:
     Showing a handle must never raise: when the server is gone, both say so.
     """
     try:
-        found = model.describe()
-        serving = found["serving_version"]
-        signatures = model.signatures() if serving is not None else {}
+        facts, table, clients = _contents(model)
     except WorkbenchError as error:
         text = f"{model!r}\n{error}"
         return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
-    facts = _facts(model, found)
-    table = signature_table(signatures)
+    return {"text/plain": _plain(facts, table, clients), "text/html": _html(facts, table, clients)}
+
+
+def summary(model: ServedModel) -> str:
+    """Return what a terminal shows of a served model: of the clients to paste, curl only.
+
+    Raises
+    ------
+    WorkbenchError
+    """
+    facts, table, clients = _contents(model)
+    return _plain(facts, table, {title: text for title, text in clients.items() if title == "curl"})
+
+
+def _contents(model: ServedModel) -> tuple[dict[str, str], Table, dict[str, str]]:
+    """Return facts by title, signatures, clients by title."""
+    found = model.describe()
+    serving = found["serving_version"]
+    signatures = model.signatures() if serving is not None else {}
     clients: dict[str, str] = {}
     if signatures:
         chosen = signatures[default_signature_name(signatures)]
         clients = snippets(model.name, chosen, model.rest_url, model.grpc_endpoint, model.server.name)
-    return {"text/plain": _plain(facts, table, clients), "text/html": _html(facts, table, clients)}
+    return _facts(model, found), signature_table(signatures), clients
 
 
 def _facts(model: ServedModel, found: dict[str, Any]) -> dict[str, str]:

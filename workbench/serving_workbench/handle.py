@@ -16,6 +16,7 @@ from serving_workbench.publish import versions_on_disk
 from serving_workbench.records import deploy_lock
 from serving_workbench.rejected import RejectedVersion, clear_rejected, rejected_versions
 from serving_workbench.server import Server, version_rows, with_traffic
+from serving_workbench.settings import change_settings, policy_text, settings_table
 from serving_workbench.splitting import traffic_text
 from serving_workbench.tables import Table
 from serving_workbench.warmup_requests import RecordedWarmup
@@ -82,7 +83,7 @@ class ServedModel:
     def predict(
         self,
         x: object,
-        version: int | None = None,
+        version: int | str | None = None,
         signature: str | None = None,
         timeout: float = 10.0,
         *,
@@ -93,8 +94,8 @@ class ServedModel:
         Parameters
         ----------
         x : array_like, dict, DataFrame or Series
-        version : int, optional
-            By default the serving one.
+        version : int or str, optional
+            A number, or a label; by default the serving one.
         signature : str, optional
             By default ``serving_default``, or the only one.
         timeout : float
@@ -114,8 +115,8 @@ class ServedModel:
             self.name, x, version=version, signature=signature, timeout=timeout, raw_strings=raw_strings
         )
 
-    def signatures(self, version: int | None = None) -> dict[str, Signature]:
-        """Ask the server for the callable signatures of a version (the serving one by default)."""
+    def signatures(self, version: int | str | None = None) -> dict[str, Signature]:
+        """Ask the server for the callable signatures of a version, by number or label (the serving one by default)."""
         found: dict[str, Signature] = self.server.client.signatures(self.name, version)
         return found
 
@@ -156,7 +157,7 @@ class ServedModel:
         """Every version the server knows as a table; ``.data`` is the control channel's whole answer."""
         model = self.describe()
         mirror = model.get("mirror") or {}
-        facts = [_policy_text(model["policy"]), traffic_text(model.get("traffic"))]
+        facts = [policy_text(model["policy"]), traffic_text(model.get("traffic"))]
         facts += [mirror_text(mirror) if mirror.get("active") else "", f"from {model['base_path']}"]
         title = f"{self.name}: {', '.join(filter(None, facts))}"
         rows = version_rows(model)
@@ -369,6 +370,11 @@ class ServedModel:
         """
         return pairs_frame(self.server.control, self.name, after)
 
+    def config(self, *, policy: Any = None, batching: object = ..., **parameters: Any) -> Table:
+        """Show, and change, the version policy and the batching: see `serving_workbench.config`."""
+        change_settings(self, policy=policy, batching=batching, parameters=parameters)
+        return settings_table(self.describe())
+
     def record_warmup(
         self, requests: int = 100, seconds: float = 60.0, *, version: int | None = None, replace: bool = False
     ) -> RecordedWarmup:
@@ -462,15 +468,6 @@ class ServedModel:
         from serving_workbench.display import bundle  # only for those who look
 
         return bundle(self)
-
-
-def _policy_text(policy: Mapping[str, Any]) -> str:
-    if "specific" in policy:
-        return f"pinned to {', '.join(map(str, policy['specific']['versions']))}"
-    if "latest" in policy:
-        count = policy["latest"].get("num_versions", 1)
-        return "latest version" if count == 1 else f"latest {count} versions"
-    return "all versions"
 
 
 def connect(name: str | None = None, instance: str | None = None) -> ServedModel | Server:

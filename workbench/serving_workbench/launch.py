@@ -26,7 +26,9 @@ _POLL_SECONDS = 0.02
 _TAIL_LINES = 20
 
 
-def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: float = 60.0) -> Record:
+def launch(
+    instance: str, root: Path | None, *, keep: bool = False, timeout: float = 60.0, owner: Owner | None = None
+) -> Record:
     """Return the record of a running server of that instance, started now when none runs.
 
     Parameters
@@ -38,6 +40,8 @@ def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: flo
         each deploy goes to its own process' ``./models``.
     keep : bool
         Let it run on after its owner (see `serving_workbench.ownership`) has ended, until it is stopped.
+    owner : Owner, optional
+        Who it ends with, when that is not to be found out (and not `keep`).
     timeout : float
         Seconds until its ports must be bound; two processes that start the same instance wait for each other.
 
@@ -58,7 +62,7 @@ def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: flo
     """
     _check_platform()
     path = record_path(instance)
-    if in_kernel():
+    if in_kernel() and owner is None:
         _ask_jupyter_server(instance, root, keep, timeout)
     with start_lock(instance, wait=timeout) as held:
         if not held:
@@ -68,7 +72,11 @@ def launch(instance: str, root: Path | None, *, keep: bool = False, timeout: flo
                 hint=f"Its log: {logfile.log_path(path)}.",
             )
         found = trusted_record(instance, lock_held=True)
-        return found if found is not None else _start(instance, path, root, keep, timeout)
+        return (
+            found
+            if found is not None
+            else _start(instance, path, root, None if keep else owner or find_owner(), timeout)
+        )
 
 
 def _ask_jupyter_server(instance: str, root: Path | None, keep: bool, timeout: float) -> None:
@@ -91,8 +99,7 @@ def _check_platform() -> None:
         raise LaunchError("This Python does not know its own executable (it is embedded).", step="launch")
 
 
-def _start(instance: str, path: Path, root: Path | None, keep: bool, timeout: float) -> Record:
-    owner = None if keep else find_owner()
+def _start(instance: str, path: Path, root: Path | None, owner: Owner | None, timeout: float) -> Record:
     log = logfile.log_path(path)
     with _lifeline(owner) as (read_end, write_end), _fresh_log(log) as output:
         command = _command(instance, path, root, log, owner, read_end)

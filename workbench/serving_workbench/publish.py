@@ -33,10 +33,12 @@ from serving_workbench.interrupts import uninterrupted
 __all__ = [
     "Deployer",
     "Publication",
+    "abandoned",
     "check_model_name",
     "deployers",
     "is_reserved",
     "next_version",
+    "published_by",
     "versions_on_disk",
 ]
 
@@ -329,20 +331,37 @@ class Publication:
             self._reservation = None
 
 
+def abandoned(folder: Path) -> list[Path]:
+    """Return what deployers left in a model's folder that were killed: reservations, half-written versions."""
+    with disk_errors(folder, "look into"):
+        return [child for child in sorted(folder.iterdir()) if _is_abandoned(child)]
+
+
+def _is_abandoned(child: Path) -> bool:
+    if child.name.startswith(".reserved-"):
+        return _TAKEN.fullmatch(child.name) is not None and _living_owner(child) is None
+    found = _PUBLISHING.fullmatch(child.name)
+    return found is not None and not psutil.pid_exists(int(found[1]))
+
+
+def published_by(reservation: Path) -> int | None:
+    """Return the number of an abandoned reservation whose version is on disk: nobody has said that it is good."""
+    found = _TAKEN.fullmatch(reservation.name)
+    is_there = found is not None and (reservation.parent / found[1]).is_dir()
+    return int(found[1]) if found is not None and is_there and reservation.name.startswith(".reserved-") else None
+
+
 def _clean_abandoned(folder: Path) -> list[int]:
     """Remove what deployers left that were killed: reservations, half-written folders; return what they published."""
-    with disk_errors(folder, "look into"):
-        children = list(folder.iterdir())
     published = []
-    for child in children:
-        number = _TAKEN.fullmatch(child.name)
-        if number is not None and child.name.startswith(".reserved-") and _living_owner(child) is None:
-            child.unlink(missing_ok=True)
-            if (folder / number[1]).is_dir():
-                published.append(int(number[1]))
-        found = _PUBLISHING.fullmatch(child.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(child, ignore_errors=True)
+    for path in abandoned(folder):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        path.unlink(missing_ok=True)
+        number = published_by(path)
+        if number is not None:
+            published.append(number)
     return published
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "delete_record",
     "deploy_lock",
     "is_alive",
+    "known_instances",
     "list_instances",
     "read_record",
     "record_path",
@@ -127,6 +128,13 @@ def record_path(instance: str) -> Path:
 def list_instances() -> list[str]:
     """Return the instance names that have a record, alive or not."""
     return sorted(path.name[len(_PREFIX) : -len(".json")] for path in runtime_folder().glob(f"{_PREFIX}*.json"))
+
+
+def known_instances() -> list[str]:
+    """Return the instance names that have left anything in the runtime folder: a record, or a log only."""
+    names = {path.name[len(_PREFIX) :] for path in runtime_folder().glob(f"{_PREFIX}*")}
+    ends = (".json", ".log", ".log.old")
+    return sorted({name.removesuffix(end) for name in names for end in ends if name.endswith(end)})
 
 
 def read_record(path: Path) -> Record | None:

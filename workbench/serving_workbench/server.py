@@ -79,7 +79,7 @@ class Server:
         """
         found = cls.find(instance)
         if found is None:
-            hint = "Start one with sw.serve(model, name=...) or %serve."
+            hint = "Start one with sw.serve(model, name=...), %serve or serving-workbench serve."
             raise ServerNotRunningError(
                 f"No server of instance '{chosen_instance(instance)}' is running.",
                 hint=" ".join(filter(None, [hint, remote_hint()])),

@@ -47,6 +47,8 @@ class Table:
         return [["-" if row.get(c) is None else str(row[c]) for c in self.columns] for row in self.rows]
 
     def __repr__(self) -> str:
+        if self.title and not self.rows:
+            return self.title
         lines = [self.columns, *self._cells()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         text = [
@@ -61,6 +63,8 @@ class Table:
 
         body = "".join(line("td", cells) for cells in self._cells())
         title = f"<div><b>{html.escape(self.title)}</b></div>" if self.title else ""
+        if title and not self.rows:
+            return title
         return f"{title}<table><thead>{line('th', self.columns)}</thead><tbody>{body}</tbody></table>"
 
     def to_frame(self) -> Any:

@@ -16,7 +16,7 @@ from serving_workbench.waiting import find_version, wait_available, wait_serving
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
 
-__all__ = ["label", "load", "rollback", "unload"]
+__all__ = ["chooses", "label", "load", "rollback", "unload"]
 
 
 def rollback(served: ServedModel, to: int | None, timeout: float) -> int:
@@ -65,7 +65,7 @@ def load(served: ServedModel, version: int, timeout: float) -> int:
     model = served.describe()
     _checked(served.name, version, _published(model), "load")
     control = served.server.control
-    held = not _chooses(model["policy"], version, _published(model))
+    held = not chooses(model["policy"], version, _published(model))
     if held:  # a held version is loaded whatever the policy says, and is kept from unversioned requests
         control.hold(served.name, version)
     try:
@@ -124,12 +124,12 @@ def _let_go(served: ServedModel, model: Mapping[str, Any], version: int) -> None
         for found in model["versions"]
         if found["state"] == "AVAILABLE" and not found["held"] and found["version"] != version
     ]
-    if others and _chooses(model["policy"], version, _published(model)):
+    if others and chooses(model["policy"], version, _published(model)):
         control.put_policy(served.name, {"specific": {"versions": sorted(others)}})
     control.release(served.name, version)
 
 
-def _chooses(policy: Mapping[str, Any], version: int, published: Sequence[int]) -> bool:
+def chooses(policy: Mapping[str, Any], version: int, published: Sequence[int]) -> bool:
     """Whether a version policy chooses this version of those on disk."""
     if "specific" in policy:
         return version in policy["specific"]["versions"]

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from serving_jupyter.extension.models import Models
+from serving_workbench.known_models import Models
 from serving_workbench.records import Record
 
 __all__ = ["VERSION", "Instance", "State"]

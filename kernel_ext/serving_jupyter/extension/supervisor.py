@@ -22,11 +22,11 @@ import psutil
 
 from serving_jupyter.extension.blocking import Threads
 from serving_jupyter.extension.instance import Instance, State
-from serving_jupyter.extension.models import Models, models_of, put_labels, put_models
 from serving_jupyter.extension.watching import wait_ended
 from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import LaunchError, RecordError, ServerNotRunningError, WorkbenchError
+from serving_workbench.known_models import Models, models_of, put_labels, put_models
 from serving_workbench.launch import launch
 from serving_workbench.records import Record, is_alive, list_instances, read_record, record_path
 from serving_workbench.server import stop_instance

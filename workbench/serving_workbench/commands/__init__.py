@@ -7,7 +7,19 @@ is its own name becomes a magic of its own: ``Command("loadtest", ..., magic="lo
 
 from __future__ import annotations
 
-from serving_workbench.commands import deploying, loading, looking, stopping, tuning, versions, warming
+from serving_workbench.commands import (
+    cleaning,
+    configuring,
+    deploying,
+    loading,
+    looking,
+    predicting,
+    remembering,
+    stopping,
+    tuning,
+    versions,
+    warming,
+)
 from serving_workbench.commands.command import Command, Place
 from serving_workbench.commands.parser import Argument, Deferred, Parser, did_you_mean
 
@@ -18,9 +30,17 @@ COMMANDS: tuple[Command, ...] = (
     deploying.SERVE,
     looking.STATUS,
     looking.LOGS,
+    remembering.HISTORY,
     versions.ROLLBACK,
+    versions.LABEL,
+    versions.LOAD,
+    versions.UNLOAD,
+    configuring.CONFIG,
     warming.WARMUP,
+    stopping.RESTART,
     stopping.STOP,
+    cleaning.CLEAN,
+    predicting.PREDICT,
     loading.LOADTEST,
     tuning.TUNE,
 )

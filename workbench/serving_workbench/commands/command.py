@@ -30,8 +30,20 @@ class Place(Protocol):
     def say(self, text: str) -> None:
         """Show a line."""
 
+    def confirm(self, question: str) -> bool:
+        """Ask a question that is answered with yes or no.
+
+        Raises
+        ------
+        CommandLineError
+            Nobody can be asked.
+        """
+
     def evaluate(self, argument: str) -> object:
         """Return the value of an argument: of the expressions in it, where there can be some; else itself."""
+
+    def assigned(self, argument: str) -> object:
+        """Return the value after the ``=`` of an argument: of an expression as it is, of anything else as text."""
 
     def servable(self, argument: str) -> tuple[object, str | None]:
         """Return the model that is meant, and the name of the variable that holds it if there is one.
@@ -47,6 +59,22 @@ class Place(Protocol):
         Raises
         ------
         CommandLineError
+        """
+
+    def request(self, argument: str | None, body: str | None) -> tuple[Any, bool]:
+        """Return the input of a prediction, and whether it was given as JSON.
+
+        Parameters
+        ----------
+        argument : str or None
+            What was typed for it.
+        body : str or None
+            The other lines of the cell.
+
+        Raises
+        ------
+        CommandLineError
+            There is none, or it is neither what `argument` may be nor JSON nor Python.
         """
 
 
@@ -70,6 +98,10 @@ class Command:
         See `Parser`.
     examples : str
         Lines for the top of the help page of a magic of its own.
+    rest : str
+        The argument that in a notebook takes all that follows, as one Python expression.
+    body : bool
+        Whether the magic may have a cell's body: ``arguments.body``, None without one.
     """
 
     name: str
@@ -79,6 +111,8 @@ class Command:
     magic: str = "serve"
     stray: str = ""
     examples: str = ""
+    rest: str = ""
+    body: bool = False
 
     def parser(self, prog: str, *, in_notebook: bool) -> Parser:
         """Return a new parser; `prog` is how the command is spelled."""

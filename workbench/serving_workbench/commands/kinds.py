@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
-__all__ = ["rate", "rate_or_ramp", "seconds", "text", "tolerance", "whole"]
+__all__ = [
+    "assignment",
+    "label",
+    "metric",
+    "number",
+    "rate",
+    "rate_or_ramp",
+    "seconds",
+    "setting",
+    "text",
+    "tolerance",
+    "whole",
+]
 
 
 #: Suffixes of a length of time, the longest of those that end alike first.
@@ -81,3 +94,47 @@ def tolerance(value: Any) -> Any:
     if not 1 <= len(numbers) <= 2 or not all(number >= 0 for number in numbers):
         raise argparse.ArgumentTypeError(f"{value!r} is not RTOL, RTOL,ATOL or none")
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def number(value: Any) -> float:
+    """Any finite number."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not abs(found) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number")
+    return found
+
+
+def assignment(value: Any, example: str) -> tuple[str, str]:
+    """Text as `name=value`."""
+    name, equals, rest = str(value).partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=VALUE, such as {example}")
+    return name, rest
+
+
+def label(value: Any) -> tuple[str, int | None]:
+    """`stable=2`, or `stable=` to remove the label."""
+    name, version = assignment(value, "stable=2")
+    return name, whole(version) if version else None
+
+
+def metric(value: Any) -> tuple[str, float]:
+    """`accuracy=0.97`."""
+    name, measured = assignment(value, "accuracy=0.97")
+    return name, number(measured)
+
+
+def setting(value: Any) -> tuple[str, Any]:
+    """`max_batch_size=32`; the value is JSON, or numbers with commas between."""
+    name, text_given = assignment(value, "max_batch_size=32")
+    try:
+        return name, json.loads(text_given)
+    except ValueError:
+        pass
+    try:
+        return name, [int(each) for each in text_given.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text_given!r} is no value of {name}") from None

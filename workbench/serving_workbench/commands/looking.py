@@ -39,15 +39,34 @@ def _status(arguments: argparse.Namespace, _: Place) -> sw.Table:
 def _logs_arguments(parser: Parser) -> None:
     add_model(parser, "only lines that name this model")
     parser.add("-n", "--lines", kind=kinds.whole, metavar="N", default=50, help="how many lines (50)")
+    parser.add("-f", "--follow", action="store_true", help="go on with what is logged, until you interrupt it")
     add_instance(parser)
 
 
-def _logs(arguments: argparse.Namespace, _: Place) -> LogText:
+def _logs(arguments: argparse.Namespace, place: Place) -> LogText | None:
+    if arguments.follow:
+        _follow(arguments, place)
+        return None
     if arguments.name is None:
         return LogText(sw.logs(arguments.lines, arguments.instance))
-    word = re.compile(rf"(?<![\w.-]){re.escape(arguments.name)}(?![\w-])")
+    word = _word(arguments.name)
     lines = sw.logs(_SEARCHED_LINES, arguments.instance).splitlines()
     return LogText("\n".join([line for line in lines if word.search(line)][-arguments.lines :]))
+
+
+def _follow(arguments: argparse.Namespace, place: Place) -> None:
+    word = None if arguments.name is None else _word(arguments.name)
+    try:
+        for line in sw.follow_logs(arguments.lines, arguments.instance):
+            if word is None or word.search(line):
+                place.say(line)
+    except KeyboardInterrupt:
+        return  # the way to end it
+    place.say(f"(The server '{arguments.instance}' has ended.)")
+
+
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
 
 
 STATUS = Command("status", "Show every version of every model, or of one.", _status_arguments, _status)

@@ -39,7 +39,8 @@ class Argument:
     repeats : bool
         May be given more than once.
     role : str or None
-        What its value names: ``servable``, ``array``, ``model``, ``version``, ``label``, ``instance``, ``file``.
+        What its value names: ``servable``, ``array``, ``model``, ``version``, ``label``, ``label=version``,
+        ``version=weight``, ``instance``, ``file``.
     offers : tuple of str
         Words that its value may be.
     """

@@ -1,15 +1,16 @@
-"""Commands that end things."""
+"""Commands that end a server."""
 
 from __future__ import annotations
 
 import argparse
 
 import serving_workbench as sw
+from serving_workbench.commands import kinds
 from serving_workbench.commands.command import Command, Place, add_instance, add_model, handle
 from serving_workbench.commands.parser import Parser
 from serving_workbench.errors import CommandLineError
 
-__all__ = ["STOP"]
+__all__ = ["RESTART", "STOP"]
 
 
 def _stop_arguments(parser: Parser) -> None:
@@ -37,4 +38,23 @@ STOP = Command(
     "Stop the server, or stop serving one model. Exported versions stay on disk.",
     _stop_arguments,
     _stop,
+)
+
+
+def _restart_arguments(parser: Parser) -> None:
+    add_instance(parser)
+    until = "seconds until all models answer again (120)"
+    parser.add("--timeout", kind=kinds.seconds, metavar="S", default=120.0, help=until)
+
+
+def _restart(arguments: argparse.Namespace, _: Place) -> sw.Table:
+    return sw.restart(arguments.instance, arguments.timeout).status()
+
+
+RESTART = Command(
+    "restart",
+    "Restart the server with the same models, labels and settings; it gets other ports.",
+    _restart_arguments,
+    _restart,
+    stray="--instance",
 )

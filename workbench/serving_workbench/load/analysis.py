@@ -223,9 +223,10 @@ def _mser(means: Floats) -> int:
 def warm_up(latency: ArrayLike) -> WarmUp:
     """Find the end of the warm-up in latencies, in the order of their requests.
 
-    MSER-5, made safe against stalls, which a load test must not hide. How slow a very slow mean is does not count: means
-    are clipped at about five standard deviations of those of the second half. And a cut is taken only when the run began unlike it went
-    on: the median of its first five means lies outside of the central 95 % of the means after the cut.
+    MSER-5, made safe against stalls, which a load test must not hide. How slow a very slow mean is does not count:
+    means are clipped at about five standard deviations of those of the second half. And a cut is taken only when the
+    run began unlike it went on: the median of its first five means lies outside of the central 95 % of the means after
+    the cut.
     """
     means = _means_of_5(np.asarray(latency, np.float64))
     if len(means) < 10:

@@ -15,7 +15,7 @@ __all__ = ["Models", "models_of", "put_labels", "put_models"]
 #: By model name: its folder, policy, batching parameters, labels and split, the versions held and the one that answers.
 Models = dict[str, dict[str, Any]]
 
-_FIELDS: Final = ("base_path", "policy", "batching", "labels", "traffic")
+_FIELDS: Final = ("base_path", "policy", "batching", "traffic")
 #: Seconds for labelled versions to load; a label may point at a loaded version only.
 _LABEL_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
@@ -26,6 +26,7 @@ def models_of(status: dict[str, Any]) -> Models:
     return {
         name: {
             **{field: model.get(field) for field in _FIELDS},
+            "labels": _labels_of(model),
             # By number, whether a deploy holds it, which lets go when it is over.
             "held": {
                 version["version"]: is_reserved(Path(model["base_path"]), version["version"])
@@ -36,6 +37,12 @@ def models_of(status: dict[str, Any]) -> Models:
         }
         for name, model in status["models"].items()
     }
+
+
+def _labels_of(model: dict[str, Any]) -> dict[str, int]:
+    """Return the labels that can be put again: not those that point at a version which is no longer loaded."""
+    loaded = {version["version"] for version in model["versions"] if version.get("state") not in {"UNLOADING", "END"}}
+    return {label: version for label, version in (model.get("labels") or {}).items() if version in loaded}
 
 
 def put_models(control: ControlClient, models: Models) -> list[str]:
@@ -88,7 +95,7 @@ def put_labels(control: ControlClient, models: Models) -> list[str]:
 def _put_labels(control: ControlClient, name: str, labels: dict[str, int], deadline: float) -> None:
     while True:
         try:
-            control.request("PUT", f"/models/{name}/labels", labels)
+            control.put_labels(name, labels)
         except ControlError as error:
             if error.code != "FAILED_PRECONDITION" or time.monotonic() > deadline:
                 raise

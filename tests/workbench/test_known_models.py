@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serving_jupyter.extension.models import models_of, put_models
 from serving_workbench.control import ControlClient
+from serving_workbench.known_models import models_of, put_models
 from tests.workbench.stub import ControlStub
 
 _LATEST = {"latest": {"num_versions": 1}}
