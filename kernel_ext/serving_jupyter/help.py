@@ -23,6 +23,7 @@ Serve a model of this notebook to real gRPC and REST clients.
     %serve rollback                 the version before answers again
     %serve load digits 1            an older version beside the one that answers
     %serve label digits stable=1    clients ask for 'stable' and get version 1
+    %serve traffic digits 1=90 2=10         a tenth of the requests goes to version 2; --off: none
     %serve config digits max_batch_size=32      batching, changed while requests run
     %serve warmup digits            record live requests, to be replayed whenever that version is loaded
     %serve restart                  a new process with the same models

@@ -79,8 +79,8 @@ def _run(magic: str, line: str, cell: str | None, notebook: Notebook) -> Any:
     try:
         command, arguments = parse_line(magic, line, notebook.evaluate)
     except sw.CommandLineError:
-        first = line.split(maxsplit=1)[0]
-        if MAIN in sub_commands(magic) and len(sub_commands(magic)) > 1 and first.isidentifier():
+        first, commands = line.split(maxsplit=1)[0], sub_commands(magic)
+        if MAIN in commands and len(commands) > 1 and first not in commands and first.isidentifier():
             notebook.servable(first)  # a sub-command with a typing error is told as that, not by what follows it
         raise
     if command.body:

@@ -122,6 +122,7 @@ def test_a_flag_is_offered_once_and_a_model_too(session: Session, set_variables:
         ("%serve load digits --timeout 5 ", ["2", "1"]),
         ("%serve label digits s", ["stable="]),
         ("%serve label digits stable=", ["2", "1"]),
+        ("%serve traffic digits ", ["2=", "1="]),
         ("%serve config digits max_b", ["max_batch_size="]),
         ("%serve config digits --policy l", ["latest", "latest:2"]),
         ("%serve config digits --batching=o", ["on", "off"]),

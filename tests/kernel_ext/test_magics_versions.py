@@ -49,7 +49,7 @@ def test_versions_are_loaded_labelled_and_unloaded(session: Session, half: str, 
     assert session.run("%predict --instance {instance} --label stable {two} [2.0]").tolist() == [3.0]
     assert "label 'stable'" in session.error("%serve unload {two} 1 --instance {instance}")
     table = session.run("%serve label {two} stable= --instance {instance}")
-    assert repr(table).splitlines() == [f"{two}: 1 labels", "label   version  state", "canary  2        AVAILABLE"]
+    assert repr(table).splitlines() == [f"{two}: 1 label", "label   version  state", "canary  2        AVAILABLE"]
     assert session.run("%serve label {two} --instance {instance}").data == {"canary": 2}
     assert loaded(session.run("%serve unload {two} 1 --instance {instance}")) == [2]
     assert "Version 2" in session.error("%serve unload {two} 2 --instance {instance}")
@@ -81,6 +81,20 @@ def test_what_comes_with_a_deploy(
     assert "signatures= goes with a tf.Module only" in error(
         "%serve folder --signature one={len} --name noted --instance {instance}"
     )
+
+
+def test_requests_are_split(session: Session, half: str, two: str) -> None:
+    table = session.run("%serve traffic {two} 1=90 2=10 --key x-user --instance {instance}")
+    assert {int(version): weight for version, weight in table.data["weights"].items()} == {1: 90, 2: 10}
+    assert (table.data["key"], loaded(sw.connect(two, half).status())) == ("x-user", [2, 1])  # type: ignore[union-attr]
+    assert "10 %" in repr(session.run("%serve traffic {two} --instance {instance}"))
+    assert not session.run("%serve traffic {two} --off --instance {instance}").data["weights"]
+    error = session.error
+    assert "'1:90' is not NAME=VALUE, such as 2=10" in error("%serve traffic {two} 1:90 --instance {instance}")
+    assert "'much' is not a number" in error("%serve traffic {two} 1=much --instance {instance}")
+    assert "give weights or --off, not both" in error("%serve traffic {two} 1=1 --off --instance {instance}")
+    assert "--key goes with weights" in error("%serve traffic {two} --key x --instance {instance}")
+    assert "version 9" in error("%serve traffic {two} 9=1 --instance {instance}")
 
 
 def test_labels_that_are_not_typed_right(session: Session, half: str, two: str) -> None:

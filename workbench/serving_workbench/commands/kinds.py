@@ -17,6 +17,7 @@ __all__ = [
     "setting",
     "text",
     "tolerance",
+    "weight",
     "whole",
 ]
 
@@ -138,3 +139,9 @@ def setting(value: Any) -> tuple[str, Any]:
         return name, [int(each) for each in text_given.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text_given!r} is no value of {name}") from None
+
+
+def weight(value: Any) -> tuple[int, float]:
+    """`2=10`: version 2 gets ten parts of all."""
+    version, parts = assignment(value, "2=10")
+    return whole(version), number(parts)

@@ -60,7 +60,8 @@ def _label(arguments: argparse.Namespace, place: Place) -> sw.Table:
     rows = [
         {"label": label, "version": version, "state": states.get(version)} for label, version in sorted(labels.items())
     ]
-    return sw.Table(rows, ("label", "version", "state"), f"{served.name}: {len(rows) or 'no'} labels", labels)
+    count = f"{len(rows) or 'no'} label{'' if len(rows) == 1 else 's'}"
+    return sw.Table(rows, ("label", "version", "state"), f"{served.name}: {count}", labels)
 
 
 def _version_arguments(parser: Parser) -> None:
