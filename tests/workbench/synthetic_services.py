@@ -66,5 +66,7 @@ class SyntheticService:
         for (at_once, rows), values in self._curve.samples.items():
             off = self._draw.lognormal(0, NOISE)
             samples[at_once, rows] = self._draw.choice(values, 30) * off
-        guess = self._path.scaled(float(self._draw.uniform(0.8, 1.2)))
+        off = float(self._draw.uniform(0.8, 1.2))
+        costs = (self._path.fixed, self._path.per_request, self._path.per_batch, self._path.per_row)
+        guess = RequestPath(*(cost * off for cost in costs), self._path.clock)
         return Simulator(ServiceCurve(samples), guess, Workload(3000, seed=int(self._draw.integers(1 << 30))))

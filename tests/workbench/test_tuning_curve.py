@@ -45,7 +45,6 @@ def test_between_and_beyond_what_was_measured() -> None:
     assert curve.median(1, 2) == 2.0
     assert curve.median(1, 4) == pytest.approx(4.0)  # the processors are full: in proportion
     assert ServiceCurve.of({1: 1.0}).median(5, 3) == 1.0
-    assert curve.scaled(2.0).median(4) == 5.0
 
 
 def test_a_curve_survives_json() -> None:

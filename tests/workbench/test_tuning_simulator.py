@@ -10,7 +10,7 @@ import pytest
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tuning.capacity import capacity, floor_latency
 from serving_workbench.tuning.service_curve import ServiceCurve
-from serving_workbench.tuning.simulator import RequestPath, Simulator, unbatched
+from serving_workbench.tuning.simulator import Crowding, RequestPath, Simulator, unbatched
 from serving_workbench.tuning.workload import Workload
 from tests.workbench import virtual_batcher
 
@@ -119,3 +119,18 @@ def test_timeouts_are_kept_by_the_step_of_the_clock() -> None:
     assert waited.min() >= 0
     assert waited.max() <= 0.001 + 1e-6
     assert waited.max() > 0.0009
+
+
+def test_a_crowded_machine_is_slower_at_high_rates_only() -> None:
+    parameters = BatchingParameters(max_batch_size=16, num_batch_threads=1)
+    alone = Simulator(CURVE)
+    crowded = Simulator(CURVE, crowding=Crowding(2.0, 5000.0))
+    assert crowded.run(parameters, 10.0).quantile(0.5) == pytest.approx(
+        alone.run(parameters, 10.0).quantile(0.5), rel=0.01
+    )
+    most = crowded.saturated(parameters)
+    assert most * Crowding(2.0, 5000.0).at(most) == pytest.approx(alone.saturated(parameters))
+    assert Simulator(CURVE, crowding=Crowding(2.0, 100.0)).saturated(parameters) == alone.saturated(parameters) / 2
+    assert Simulator(CURVE, crowding=Crowding(2.0)).run(parameters, 10.0).quantile(0.5) == pytest.approx(
+        2 * alone.run(parameters, 10.0).quantile(0.5)
+    )

@@ -71,6 +71,7 @@ def made_up(*, spoiled: int = 0, repeats: int = 5, rate: float | None = None) ->
         curve=simulator.curve,
         path=simulator.path,
         factor=1.0,
+        crowded_at=0.0,
         space=space,
         predictions=predictions,
         candidates=candidates,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tuning.capacity import capacity
-from serving_workbench.tuning.simulator import Simulator, unbatched
+from serving_workbench.tuning.simulator import unbatched
 from serving_workbench.tuning.verdict import TRUSTED, objective, short
 from serving_workbench.tuning.workload import Workload
 
@@ -167,7 +167,7 @@ def _sensitivity(axes: Any, result: TuneResult) -> None:
     axes.set_title("rate by objective (from the model)", fontsize=9)
     objectives = np.array(_OBJECTIVES) * result.slo
     # A picture needs fewer requests than a choice does.
-    simulator = Simulator(result.simulator.curve, result.simulator.path, Workload(1500))
+    simulator = result.simulate(Workload(1500))
     shown = [candidate for candidate in (result.best, *result.candidates[:2]) if candidate is not None]
     for index, candidate in enumerate(dict.fromkeys(map(id, shown))):
         each = next(known for known in shown if id(known) == candidate)

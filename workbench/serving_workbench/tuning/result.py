@@ -16,7 +16,7 @@ from serving_workbench.tuning.capacity import Capacity, capacity
 from serving_workbench.tuning.decision import Decision, Evidence, Gain, decide, gain
 from serving_workbench.tuning.parameters_text import as_text, difference
 from serving_workbench.tuning.service_curve import ServiceCurve
-from serving_workbench.tuning.simulator import RequestPath, Simulator, unbatched
+from serving_workbench.tuning.simulator import Crowding, RequestPath, Simulator, unbatched
 from serving_workbench.tuning.space import Point, Space
 from serving_workbench.tuning.workload import Workload
 
@@ -75,8 +75,9 @@ class TuneResult:
         Runs at once without batching.
     curve : ServiceCurve
     path : RequestPath
-    factor : float
-        By which the processors are shared with everything else under load; in `curve` and `path` it is not yet.
+    factor, crowded_at : float
+        How many times slower everything is at so many requests per second, as the processors are shared with the
+        load generator and the server's other processes (see `simulator.Crowding`).
     space : Space
     predictions : dict of Point to float
         Requests per second.
@@ -106,6 +107,7 @@ class TuneResult:
     curve: ServiceCurve
     path: RequestPath
     factor: float
+    crowded_at: float
     space: Space
     predictions: dict[Point, float]
     candidates: list[Candidate]
@@ -178,7 +180,11 @@ class TuneResult:
     @functools.cached_property
     def simulator(self) -> Simulator:
         """The simulator, with the contention that was seen under load."""
-        return Simulator(self.curve.scaled(self.factor), self.path.scaled(self.factor), Workload())
+        return self.simulate()
+
+    def simulate(self, workload: Workload | None = None) -> Simulator:
+        """Return a simulator for other requests than the usual ones."""
+        return Simulator(self.curve, self.path, workload, Crowding(self.factor, self.crowded_at))
 
     def predict(self, parameters: BatchingParameters | None, slo: float | None = None) -> Capacity:
         """Return what the simulator says that a configuration can do."""

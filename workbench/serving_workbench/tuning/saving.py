@@ -21,14 +21,15 @@ from serving_workbench.tuning.space import Point, Space
 __all__ = ["load", "save"]
 
 _FORMAT: Final = "serving-workbench tuning 1"
-_PLAIN: Final = ("model", "version", "digest", "slo", "percent", "rate", "date", "lanes", "factor", "floor", "notes")
+_PLAIN: Final = ("model", "version", "digest", "slo", "percent", "rate", "date", "lanes")
+_MORE: Final = ("factor", "crowded_at", "floor", "notes")
 
 
 def save(result: TuneResult, path: Path) -> Path:
     """Write a result; an existing file is replaced whole."""
     value = {
         "format": _FORMAT,
-        **{name: getattr(result, name) for name in _PLAIN},
+        **{name: getattr(result, name) for name in (*_PLAIN, *_MORE)},
         "seconds": result.seconds,
         "complete": result.complete,
         "feasible": result.feasible,
@@ -67,7 +68,7 @@ def load(path: Path) -> TuneResult:
 def _result(value: dict[str, Any]) -> TuneResult:
     space = value["space"]
     return TuneResult(
-        **{name: value[name] for name in _PLAIN},
+        **{name: value[name] for name in (*_PLAIN, *_MORE)},
         seconds=value["seconds"],
         complete=value["complete"],
         feasible=value["feasible"],

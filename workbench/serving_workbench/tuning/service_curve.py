@@ -137,10 +137,6 @@ class ServiceCurve:
         left_over = float(np.sum((y - predicted) ** 2))
         return Fit(tuple(pieces), 1.0 if total == 0 else 1.0 - left_over / total)
 
-    def scaled(self, factor: float) -> ServiceCurve:
-        """Return the curve with all times multiplied: other work shares the processors."""
-        return ServiceCurve({key: values * factor for key, values in self.samples.items()})
-
     def to_frame(self) -> Any:
         """Return a `pandas.DataFrame`: one row per number of runs at once and size, times in milliseconds."""
         import pandas as pd  # only for those who look

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from heapq import heapreplace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,9 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tuning.service_curve import ServiceCurve
 from serving_workbench.tuning.workload import Workload
 
-__all__ = ["NO_BATCHING", "RequestPath", "Simulation", "Simulator", "unbatched"]
+__all__ = ["Crowding", "RequestPath", "Simulation", "Simulator", "unbatched"]
 
 Floats = NDArray[np.float64]
-
-#: Shown in place of parameters when batching is off.
-NO_BATCHING: Final = "batching off"
 
 #: Part of the requests that is not judged: the queue starts empty.
 _WARMING: Final = 0.1
@@ -61,16 +58,20 @@ class RequestPath:
     clock: float = 0.0
     extra: tuple[float, ...] = ()
 
-    def scaled(self, factor: float) -> RequestPath:
-        """Return the path with all costs multiplied: other work shares the processors."""
-        return RequestPath(
-            self.fixed * factor,
-            self.per_request * factor,
-            self.per_batch * factor,
-            self.per_row * factor,
-            self.clock,
-            tuple(value * factor for value in self.extra),
-        )
+
+class Crowding(NamedTuple):
+    """How much slower everything gets, as the processors are shared with all that requests cost elsewhere.
+
+    From once at no requests to `factor` times at `rate` requests per second, on a line; no more beyond. A `rate` of 0:
+    the same factor at all rates.
+    """
+
+    factor: float = 1.0
+    rate: float = 0.0
+
+    def at(self, rate: float) -> float:
+        """Return the factor at a rate."""
+        return self.factor if self.rate <= 0 else 1.0 + (self.factor - 1.0) * min(1.0, rate / self.rate)
 
 
 def unbatched(threads: int) -> BatchingParameters:
@@ -140,12 +141,20 @@ class Simulator:
     curve : ServiceCurve
     path : RequestPath
     workload : Workload
+    crowding : Crowding
     """
 
-    def __init__(self, curve: ServiceCurve, path: RequestPath | None = None, workload: Workload | None = None) -> None:
+    def __init__(
+        self,
+        curve: ServiceCurve,
+        path: RequestPath | None = None,
+        workload: Workload | None = None,
+        crowding: Crowding | None = None,
+    ) -> None:
         self.curve = curve
         self.path = path or RequestPath()
         self.workload = workload or Workload()
+        self.crowding = crowding or Crowding()
         spread = curve.spread()
         picks = (self.workload.luck * len(spread)).astype(int)
         self._luck: list[float] = spread[picks].tolist()
@@ -186,7 +195,13 @@ class Simulator:
         requests = max(1, limit // rows)
         mean_luck = sum(self._luck) / len(self._luck)
         by_threads = threads * requests / (self._table(parameters)[-1][min(limit, requests * rows)] * mean_luck)
-        return min(by_threads, 1 / self.path.per_request) if self.path.per_request > 0 else by_threads
+        alone = min(by_threads, 1 / self.path.per_request) if self.path.per_request > 0 else by_threads
+        factor, most = self.crowding
+        if most <= 0 or alone / factor >= most:
+            return alone / factor
+        # The rate r at which r times its own factor is what it could do alone: (f - 1) / most r^2 + r - alone = 0.
+        bend = (factor - 1) / most
+        return alone if bend <= 0 else (math.sqrt(1 + 4 * bend * alone) - 1) / (2 * bend)
 
     def run(self, parameters: BatchingParameters, rate: float) -> Simulation:
         """Simulate the scheduler with `parameters` at `rate` requests per second.
@@ -199,13 +214,14 @@ class Simulator:
         if self.workload.rows > parameters.batch_limit:
             raise ValueError(f"requests of {self.workload.rows} rows do not fit a batch of {parameters.batch_limit}")
         came = self.workload.arrivals / rate
-        queued = _through_one_thread(came, self.path.per_request)
+        scale = self.crowding.at(rate)
+        queued = _through_one_thread(came, self.path.per_request * scale)
         step = self.path.clock
         created = np.floor(queued / step) * step if step > 0 else queued
-        taken = _Batches(parameters, self._table(parameters), self._luck, self.workload.rows, step)
+        taken = _Batches(parameters, self._table(parameters), self._luck, self.workload.rows, step, scale)
         taken.run(queued.tolist(), created.tolist())
         ends = np.repeat(np.array(taken.ends), np.array(taken.requests))
-        latencies = ends - came + self._fixed
+        latencies = ends - came + self._fixed * scale
         first = int(len(came) * _WARMING)
         rows = np.array(taken.requests, np.int64) * self.workload.rows
         padded = np.array([parameters.padded(int(size)) for size in rows], np.int64)
@@ -234,7 +250,13 @@ class _Batches:
     """The loop over batches of one simulated run."""
 
     def __init__(
-        self, parameters: BatchingParameters, table: list[list[float]], luck: list[float], rows: int, step: float
+        self,
+        parameters: BatchingParameters,
+        table: list[list[float]],
+        luck: list[float],
+        rows: int,
+        step: float,
+        scale: float,
     ) -> None:
         self._limit = parameters.batch_limit // rows  # in requests
         self._exact = self._limit * rows == parameters.batch_limit  # else the next request closes the batch
@@ -247,6 +269,7 @@ class _Batches:
         self._skip = parameters.skip_timeout_when_idle
         self._room = parameters.max_enqueued_batches * self._limit
         self._step = step
+        self._scale = scale
         self.ends: list[float] = []
         self.requests: list[int] = []
         self.reasons: Counter[str] = Counter()
@@ -255,6 +278,7 @@ class _Batches:
 
     def run(self, queued: list[float], created: list[float]) -> None:
         limit, room, table, luck, rows = self._limit, self._room, self._table, self._luck, self._rows
+        scale = self._scale
         timeout, plain = self._timeout, self._gather <= self._timeout and not self._skip
         count = len(queued)
         beyond = 0 if self._exact else 1
@@ -287,7 +311,7 @@ class _Batches:
                 if end > start:
                     others += 1
             size = stop - head
-            seconds = table[others][size * rows] * luck[number]
+            seconds = table[others][size * rows] * luck[number] * scale
             end = start + seconds
             heapreplace(threads, end)
             self.busy += seconds

@@ -260,6 +260,7 @@ class _Tuner:
             curve=profiled.curve,
             path=RequestPath(0.0, 0.0, profiled.per_batch, profiled.per_row, _CLOCK),
             factor=1.0,
+            crowded_at=0.0,
             space=Space(sizes, self._timeouts, self._threads, paddings, base, waiting),
             predictions={},
             candidates=[],
@@ -304,7 +305,8 @@ class _Tuner:
         path = result.path
         result.path = RequestPath(path.fixed, closed.front_cpu, path.per_batch, path.per_row, path.clock, path.extra)
         alone = Simulator(result.curve, result.path, Workload(rows=self._plan.rows)).saturated(parameters)
-        result.factor = max(0.8, alone / closed.rate)
+        result.factor = max(1.0, alone / closed.rate)
+        result.crowded_at = closed.rate
         return _CLIENT / closed.client_cpu
 
 

@@ -147,7 +147,7 @@ def table(result: TuneResult) -> Table:
         {
             "": "*" if row["chosen"] else "",
             "configuration": candidate.label if candidate.parameters is None else short(candidate.parameters),
-            "is": candidate.label if candidate.parameters is not None else None,
+            "is": candidate.label if candidate.label != short(candidate.parameters) else None,
             "predicted/s": number(row["predicted"]),
             "one run/s": number(row["screened"]),
             "sustained/s": number(row["sustained"]),

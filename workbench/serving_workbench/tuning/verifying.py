@@ -111,11 +111,7 @@ class Verifier:
         self.flags: dict[str, int] = {}
 
     def _simulator(self) -> Simulator:
-        return Simulator(
-            self._result.curve.scaled(self._result.factor),
-            self._result.path.scaled(self._result.factor),
-            Workload(4000, seed=self._plan.seed, rows=self._plan.rows),
-        )
+        return self._result.simulate(Workload(4000, seed=self._plan.seed, rows=self._plan.rows))
 
     def predict(self) -> None:
         simulator, space, quantile = self._simulator(), self._result.space, self._plan.percent / 100
@@ -225,10 +221,12 @@ class Verifier:
             for candidate in self._result.candidates
             if candidate.predicted > 0 and candidate.screened
         ]
+        # Those far below the most that the machine can do say little of how it is then.
+        pairs = [pair for pair in pairs if pair[1] > 0.3 * self._result.crowded_at] or pairs
         if not pairs:
             return
         ratio = math.exp(float(np.median([math.log(expected / seen) for expected, seen in pairs])))
-        self._result.factor = min(10.0, max(0.5, self._result.factor * ratio))
+        self._result.factor = min(10.0, max(1.0, self._result.factor * ratio))
         self.predict()
         for candidate in self._result.candidates:
             candidate.predicted = self._candidate(candidate.label, candidate.parameters).predicted
