@@ -72,7 +72,7 @@ class TuneDashboard:
         self,
         model: ServedModel | str,
         *,
-        instance: str = "default",
+        instance: str | None = None,
         slo: Objective | str | float | None = None,
         rate: float = 200.0,
         **load: Any,

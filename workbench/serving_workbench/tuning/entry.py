@@ -15,7 +15,7 @@ __all__ = ["tune"]
 
 
 def tune(
-    model: ServedModel | str, p99: Objective | str | float | None = None, *, instance: str = "default", **options: Any
+    model: ServedModel | str, p99: Objective | str | float | None = None, *, instance: str | None = None, **options: Any
 ) -> TuneResult | TuneDashboard:
     """Find the batching parameters that answer most requests within a latency objective; or open the live dashboard.
 

@@ -60,7 +60,7 @@ def search(
     data: object = None,
     rows: int = 1,
     signature: str | None = None,
-    instance: str = "default",
+    instance: str | None = None,
     seconds: float = 110.0,
     repeats: int = 5,
     method: str = GUIDED,
@@ -161,6 +161,7 @@ class _Tuner:
             before = measurer.before
             current = None if before is None else BatchingParameters.from_json(before)
             self._foreign(measurer)
+            self._split()
             steps.step("profile", "run times by batch size")
             profiled = self._profile(measurer)
             result = self._empty(profiled, current)
@@ -219,6 +220,12 @@ class _Tuner:
         if others > 5:
             self._notes.append(
                 f"The server is under other load ({others:.0f} requests/s): what is measured is what is left of it."
+            )
+
+    def _split(self) -> None:
+        if self._model.describe().get("traffic"):
+            self._notes.append(
+                "Requests are split over several versions: the load met all of them, the run times are those of one."
             )
 
     def _profile(self, measurer: Measurer) -> Profile:
