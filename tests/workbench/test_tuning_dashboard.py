@@ -96,7 +96,7 @@ def test_load_is_shown_and_ends_with_the_dashboard(dashboard: TuneDashboard) -> 
     wait_until(lambda: view.is_closed and dashboard._load._run is None, 20, "the end")
     assert not view.poller.is_running
     assert pid is not None
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "the end of the load")
     assert not [thread for thread in threading.enumerate() if thread.name == "serving-workbench live"]
 
 

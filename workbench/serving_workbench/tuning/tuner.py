@@ -223,7 +223,7 @@ class _Tuner:
             )
 
     def _split(self) -> None:
-        if self._model.describe().get("traffic"):
+        if (self._model.describe().get("traffic") or {}).get("weights"):
             self._notes.append(
                 "Requests are split over several versions: the load met all of them, the run times are those of one."
             )
