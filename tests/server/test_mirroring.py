@@ -7,12 +7,13 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 import psutil
 import pytest
-from test_lifecycle_fakes import turns
+from test_lifecycle_fakes import turns, until
 
 from serving_server.batching.task import Task
 from serving_server.errors import InvalidArgumentError, ResourceExhaustedError, ServingError, UnavailableError
@@ -98,11 +99,17 @@ class Primary:
 class Bench:
     """A mirror between the two."""
 
-    def __init__(self, shadow: Shadow | None = None, primary: Signature | None = None, **wish: Any) -> None:
+    def __init__(
+        self,
+        shadow: Shadow | None = None,
+        primary: Signature | None = None,
+        clock: Callable[[], float] = perf_counter,
+        **wish: Any,
+    ) -> None:
         self.shadow = shadow or Shadow()
         self.reasons: list[str] = []
-        wished = Wish.from_json({"version": 2, **wish})
-        self.mirror = Mirror(cast("Any", self.shadow), wished, random.Random(4), self.reasons.append)
+        wished = Wish.from_json({"version": 2, "busy": 1, **wish})
+        self.mirror = Mirror(cast("Any", self.shadow), wished, random.Random(4), self.reasons.append, clock)
         self.primary = Primary(self.mirror, primary)
 
     def check_books(self) -> dict[str, Any]:
@@ -149,6 +156,42 @@ async def test_what_does_not_fit_is_dropped_and_counted() -> None:
     told = bench.check_books()
     assert (told["seen"], told["answered"], told["dropped"]) == (13, 5, 8)
     assert told["coverage"] == pytest.approx(5 / 13)
+
+
+async def test_the_shadow_is_busy_for_a_share_of_the_time() -> None:
+    now = [100.0]
+    bench = Bench(clock=lambda: now[0], busy=0.5, at_once=2)
+    bench.primary.ask(3)
+    await turns()
+    assert len(bench.shadow.tasks) == 2
+    bench.shadow.answer()
+    now[0] += 0.05  # the burst has taken so long
+    bench.shadow.answer()
+    bench.primary.ask()
+    await turns()
+    assert not bench.shadow.tasks, "a pause as long"
+    assert bench.check_books()["waiting"] == 2
+    await until(lambda: len(bench.shadow.tasks) == 2)
+    for _ in range(2):
+        bench.shadow.answer()
+    now[0] += 1000.0
+    bench.primary.ask()
+    await turns()
+    assert bench.shadow.tasks, "the pause was over"
+    now[0] += 0.05
+    bench.shadow.answer()
+    bench.primary.ask()
+    await turns()
+    assert not bench.shadow.tasks, "a pause also when nothing waited at its beginning"
+    bench.mirror.close()
+    bench = Bench(busy=1e-4)
+    bench.primary.ask()
+    await turns()
+    bench.shadow.answer()
+    bench.primary.ask()
+    bench.mirror.close()
+    await turns()
+    assert not bench.shadow.tasks, "nor after the end"
 
 
 async def test_a_fraction_is_chosen_by_lot() -> None:
@@ -307,7 +350,7 @@ def settled(server: ServerProcess, chosen: int) -> dict[str, Any]:
 
 
 def test_pairs_of_both_versions_and_answers_of_one(mirrored_server: SharedServer) -> None:
-    put(mirrored_server)
+    put(mirrored_server, busy=1)
     for value in range(10):
         outputs, version = mirrored_server.predict_versioned("mirrored", {"x": np.float32([value])})
         assert (version, outputs["y"].tolist()) == (1, [value / 2 + 2])
@@ -340,7 +383,7 @@ def test_pairs_of_both_versions_and_answers_of_one(mirrored_server: SharedServer
 
 
 def test_answers_under_load_are_those_of_the_primary(mirrored_server: SharedServer) -> None:
-    put(mirrored_server, queue=2, at_once=1)
+    put(mirrored_server, queue=2)
     with HalfPlusTwoLoad(mirrored_server.grpc_endpoint, "mirrored", rate=300) as load:
         wait_until(lambda: len(load.answers) > 300)
     assert all(answer.right for answer in load.answers)
@@ -377,7 +420,7 @@ def test_classify_and_regress_are_copied_too(mirrored_server: SharedServer, mode
     mirrored_server.put_model(name, models_dir / "examples", policy={"specific": {"versions": [1]}})
     try:
         mirrored_server.wait_available(name, 1)
-        assert mirrored_server.control("PUT", f"/models/{name}/mirror", {"version": 2})[0] == 200
+        assert mirrored_server.control("PUT", f"/models/{name}/mirror", {"version": 2, "busy": 1})[0] == 200
         for api in ("classify", "regress"):
             body = {"signature_name": api, "examples": [{"x": 1.0}]}
             assert mirrored_server.rest("POST", f"/v1/models/{name}:{api}", body)[0] == 200

@@ -152,7 +152,7 @@ def test_copies_for_another_version(two: sw.ServedModel) -> None:
         two.mirror(2)
     with pytest.raises(sw.ModelNotServedError, match="version 9 of model"):
         two.mirror(9)
-    table = two.mirror(1)
+    table = two.mirror(1, busy=1.0)
     assert table.title == f"{two.name}: 100 % of the requests are copied to version 1"
     assert "are copied to version 1" in two.status().title
     for value in range(20):

@@ -195,7 +195,7 @@ class ControlClient:
     def put_mirror(self, name: str, version: int, *, seconds: float, **options: Any) -> dict[str, Any]:
         """Copy a model's requests to a version; waits at most `seconds` until it is loaded.
 
-        `options` are ``fraction``, ``queue``, ``at_once``, ``pairs`` and ``timeout``.
+        `options` are ``fraction``, ``busy``, ``queue``, ``at_once``, ``pairs`` and ``timeout``.
         """
         body = {"version": version, "seconds": seconds, **options}
         return dict(self.request("PUT", f"{_model(name)}/mirror", body, patience=seconds))

@@ -319,13 +319,19 @@ class ServedModel:
         return pd.DataFrame(self.server.ask(lambda: self.server.control.exposures(self.name)))
 
     def mirror(
-        self, version: int | None = None, *, fraction: float = 1.0, stop: bool = False, timeout: float = 60.0
+        self,
+        version: int | None = None,
+        *,
+        fraction: float = 1.0,
+        busy: float = 0.05,
+        stop: bool = False,
+        timeout: float = 60.0,
     ) -> Table:
         """Copy live requests to another version, whose answers are only kept beside the given ones for comparison.
 
-        Requests that name neither version nor label are copied (Predict, Classify, Regress) once they are answered. A
-        copy waits in a bounded queue and is dropped when that is full. It ends by itself when the version goes away or
-        half of its last answers are errors.
+        Requests that name neither version nor label are copied (Predict, Classify, Regress) once they are answered.
+        Copies wait in a bounded queue and are dropped when that is full. It ends by itself when the version goes away
+        or half of its last answers are errors.
 
         Parameters
         ----------
@@ -333,6 +339,9 @@ class ServedModel:
             Which answers too; it is loaded when it is not. None changes nothing and shows the counts.
         fraction : float
             Of the requests.
+        busy : float
+            Share of the time for which the version may be at work on copies, above 0 and at most 1. The more, the more
+            pairs, and the more the other version's requests meet it on the processors.
         stop : bool
             End it; the pairs stay.
         timeout : float
@@ -351,7 +360,7 @@ class ServedModel:
             The version cannot be loaded or answers the requests itself (``FAILED_PRECONDITION``), is not loaded in time
             (``DEADLINE_EXCEEDED``), or the fraction makes no sense (``INVALID_ARGUMENT``).
         """
-        return self.server.mirror(self.name, version, fraction=fraction, stop=stop, timeout=timeout)
+        return self.server.mirror(self.name, version, fraction=fraction, busy=busy, stop=stop, timeout=timeout)
 
     def mirrored(self, after: int = 0) -> pd.DataFrame:
         """Return the pairs of answers of `mirror` that the server remembers, oldest first.

@@ -202,6 +202,7 @@ class Server:
         version: int | None = None,
         *,
         fraction: float = 1.0,
+        busy: float = 0.05,
         stop: bool = False,
         timeout: float = 60.0,
     ) -> Table:
@@ -212,7 +213,7 @@ class Server:
                 return mirror_table(name, self.ask(lambda: control.delete_mirror(name)))
             if version is None:
                 return mirror_table(name, self.ask(lambda: control.mirror(name)))
-            answer = self.ask(lambda: control.put_mirror(name, version, seconds=timeout, fraction=fraction))
+            answer = self.ask(lambda: control.put_mirror(name, version, seconds=timeout, fraction=fraction, busy=busy))
             return mirror_table(name, answer)
 
     def ask(self, question: Callable[[], Any]) -> Any:

@@ -1,8 +1,9 @@
 """One mirror: which requests are copied, when the copies run, what is counted, when it ends by itself.
 
-The primary comes first: its answer has been handed to the transport before anything is copied, a copy waits in a
-bounded queue until a later turn of the loop, few run at once, and what does not fit is dropped and counted. An error of
-the shadow reaches nobody but the record.
+The primary comes first: its answer has been handed to the transport before anything is copied, and a copy waits in a
+bounded queue until a later turn of the loop. Copies run in bursts, which share batches, with pauses in between: the
+shadow is busy for a small share of the time, so that few of the primary's requests meet it on the processors. What
+finds no room meanwhile is dropped and counted. An error of the shadow reaches nobody but the record.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Mirror:
     rng : random.Random
     on_unhealthy : callable
         Called with the reason when this mirror should end.
+    clock : callable
+        Seconds, for times of answers and pauses.
 
     Attributes
     ----------
@@ -83,7 +86,12 @@ class Mirror:
     """
 
     def __init__(
-        self, shadow: ServedVersion, wish: Wish, rng: random.Random, on_unhealthy: Callable[[str], object]
+        self,
+        shadow: ServedVersion,
+        wish: Wish,
+        rng: random.Random,
+        on_unhealthy: Callable[[str], object],
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.shadow = shadow
         self.wish = wish
@@ -98,7 +106,10 @@ class Mirror:
         self._waiting: deque[_Copy] = deque()
         self._running: dict[_Copy, Callable[[], None]] = {}
         self._bytes = 0
-        self._due = False
+        self._clock = clock
+        self._burst_began = 0.0
+        self._free_at = 0.0  # when the pause after the last burst ends
+        self._next: asyncio.Handle | None = None  # the burst that is due
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._ended = False
 
@@ -146,16 +157,20 @@ class Mirror:
         on_done : callable
             Takes the answer.
         """
-        began = perf_counter()
+        clock = self._clock
+        began = clock()
 
         def hand_over_and_copy(answer: dict[str, Array] | None, error: ServingError | None) -> None:
-            seconds = perf_counter() - began
+            seconds = clock() - began
             on_done(answer, error)
             if answer is None or self._ended:
                 return
             self.counts["chosen"] += 1
+            if len(self._waiting) >= self.wish.queue:
+                self.counts["dropped"] += 1
+                return
             size = size_of(inputs) + size_of(answer)
-            if len(self._waiting) >= self.wish.queue or self._bytes + size > MAX_BYTES:
+            if self._bytes + size > MAX_BYTES:
                 self.counts["dropped"] += 1
                 return
             primary = Answer(resolved.version, seconds, copied(answer))
@@ -163,38 +178,50 @@ class Mirror:
             name = resolved.signature.name
             sent = _without_defaults(inputs, resolved.signature)
             self._bytes += size
-            self._waiting.append(_Copy(time.time(), api, name, output_filter, sent, primary, size, perf_counter()))
-            self._pump_soon()
+            self._waiting.append(_Copy(time.time(), api, name, output_filter, sent, primary, size, clock()))
+            self._burst_later()
 
         return hand_over_and_copy
 
     # -- copies --------------------------------------------------------------------------------------------------------
 
-    def _pump_soon(self) -> None:
-        # In a later turn: the answers of this one leave first.
-        if not self._due:
-            self._due = True
-            self._loop.call_soon(self._pump)
+    def _burst_later(self) -> None:
+        """Have the next burst begin after the pause, in a later turn, so that the answers of this one leave first."""
+        if self._next is None and self._waiting and not self._running and not self._ended:
+            self._next = self._loop.call_later(max(0.0, self._free_at - self._clock()), self._burst)
 
-    def _pump(self) -> None:
-        self._due = False
-        while self._waiting and len(self._running) < self.wish.at_once:
+    def _burst(self) -> None:
+        self._next = None
+        self._burst_began = self._clock()
+        for _ in range(min(self.wish.at_once, len(self._waiting))):
             self._run(self._waiting.popleft())
+            if self._ended:
+                return
+        if not self._running:  # all were refused
+            self._pause()
+
+    def _pause(self) -> None:
+        """Keep the next burst waiting until this one was a small enough share of the time."""
+        now = self._clock()
+        self._free_at = now + (now - self._burst_began) * (1 / self.wish.busy - 1)
+        self._burst_later()
 
     def _run(self, copy: _Copy) -> None:
-        began = perf_counter()
+        began = self._clock()
         waited = began - copy.since
 
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             self._running.pop(copy, None)
             found = None if outputs is None else copied(outputs)
             error = None if found is not None else error or InternalError("no outputs and no error")
-            self._finished(copy, Answer(self.shadow.version, perf_counter() - began, found, error), waited)
+            self._finished(copy, Answer(self.shadow.version, self._clock() - began, found, error), waited)
+            if not self._running:
+                self._pause()
 
         try:
             cancel = self.shadow.submit(self._task(copy, done))
         except ServingError as error:
-            self._finished(copy, Answer(self.shadow.version, perf_counter() - began, None, error), waited)
+            self._finished(copy, Answer(self.shadow.version, self._clock() - began, None, error), waited)
         else:
             self._running[copy] = cancel
 
@@ -215,21 +242,22 @@ class Mirror:
         self._bytes -= copy.size
         right = shadow.error is None
         self.counts["answered" if right else "failed"] += 1
-        self.pairs.add(
-            Pair(self.pairs.last + 1, copy.time, copy.api, copy.signature, copy.inputs, copy.primary, shadow, waited)
-        )
+        number, size = self.pairs.last + 1, copy.size + size_of(shadow.outputs or {})
+        pair = Pair(number, copy.time, copy.api, copy.signature, copy.inputs, copy.primary, shadow, waited)
+        self.pairs.add(pair, size)
         self._recent.append(right)
-        if self._waiting:
-            self._pump_soon()
+        if shadow.error is None or len(self._recent) < JUDGED:
+            return
         wrong = len(self._recent) - sum(self._recent)
-        if not right and len(self._recent) >= JUDGED and 2 * wrong >= len(self._recent):
-            assert shadow.error is not None
+        if 2 * wrong >= len(self._recent):
             last = f"{shadow.error.code.name}: {shadow.error.message}"
             self._on_unhealthy(f"{wrong} of the last {len(self._recent)} copies failed; last: {last}")
 
     def close(self) -> None:
         """Copy no more and discard what waits or runs. Idempotent."""
         self._ended = True
+        if self._next is not None:
+            self._next.cancel()
         running, self._running = self._running, {}
         for cancel in running.values():
             cancel()

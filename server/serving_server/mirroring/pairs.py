@@ -78,11 +78,6 @@ class Pair:
     shadow: Answer
     waited: float
 
-    def size(self) -> int:
-        """Return the bytes of its arrays."""
-        outputs = (answer.outputs for answer in (self.primary, self.shadow) if answer.outputs is not None)
-        return sum(map(size_of, (self.inputs, *outputs)))
-
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object; arrays as TensorProtos in base64."""
         return {
@@ -115,9 +110,8 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def add(self, pair: Pair) -> None:
-        """Remember a pair, and forget the oldest ones beyond the bounds."""
-        size = pair.size()
+    def add(self, pair: Pair, size: int) -> None:
+        """Remember a pair, whose arrays have so many bytes, and forget the oldest ones beyond the bounds."""
         self._pairs.append((pair, size))
         self._bytes += size
         self.last = pair.number

@@ -26,7 +26,9 @@ class Wish:
     queue : int
         Copies that may wait; more are dropped.
     at_once : int
-        Copies that the shadow has at the same time.
+        Copies that the shadow gets together, so that they can share a batch.
+    busy : float
+        Share of the time, above 0 and at most 1, for which the shadow may have copies.
     pairs : int
         Pairs of answers that are remembered.
     timeout : float
@@ -38,7 +40,8 @@ class Wish:
     version: int
     fraction: float = 1.0
     queue: int = 64
-    at_once: int = 4
+    at_once: int = 16
+    busy: float = 0.05
     pairs: int = 1000
     timeout: float = 10.0
     seconds: float = 60.0
@@ -70,6 +73,7 @@ _BOUNDS: Final[dict[str, tuple[float, float, bool]]] = {
     "fraction": (1e-6, 1, False),
     "queue": (1, 10_000, True),
     "at_once": (1, 256, True),
+    "busy": (1e-4, 1, False),
     "pairs": (1, 100_000, True),
     "timeout": (0.001, _MAX_SECONDS, False),
     "seconds": (0, _MAX_SECONDS, False),
