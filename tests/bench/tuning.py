@@ -72,7 +72,7 @@ def _one(measurer: Measurer, parameters: BatchingParameters | None, guess: float
         ladder = around(guess, _RUNGS, seconds, 7)
         evidence = Evidence(parameters, np.array(ladder.rates), measurer.climb(parameters, ladder, slo).latencies[None])
         found = sustained(evidence, slo).rate
-        if 0 < found < ladder.rates[-1]:
+        if 0 < found < 0.999 * ladder.rates[-1]:
             break
         guess *= 1.8 if found else 0.4
     return found
@@ -138,9 +138,10 @@ def _repeat(
 ) -> dict[str, Sustained]:
     latencies: dict[str, list[Any]] = {name: [] for name in rivals}
     disturbed: dict[str, list[bool]] = {name: [] for name in rivals}
-    rates = {
-        name: tuple(max(rate, 50.0) * part for part in (0.4, 0.6, 0.8, 1.0, 1.2)) for name, (_, rate) in rivals.items()
-    }
+    # The same rates for all that come near each other, or differences would be those of the ladders.
+    most = max(rate for _, rate in rivals.values())
+    middles = {name: most if rate > 0.4 * most else max(rate, 50.0) for name, (_, rate) in rivals.items()}
+    rates = {name: tuple(middle * part for part in (0.4, 0.55, 0.7, 0.85, 1.0)) for name, middle in middles.items()}
     order = np.random.default_rng(1)
     for repeat in range(5):
         for name in order.permutation(list(rivals)).tolist():
