@@ -17,6 +17,7 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import read_batching_file
 from serving_workbench.commands import COMMANDS
 from serving_workbench.errors import CommandLineError, WorkbenchError
+from serving_workbench.tuning.verifying import Verifier
 from tests.servers import wait_until
 
 #: A grid and times as small as they can be: these tests are about what happens, not about how good it is.
@@ -55,6 +56,7 @@ def test_a_search_decides_and_puts_everything_back(served: sw.ServedModel, tmp_p
         thread.join(10)
     assert isinstance(result, sw.TuneResult)
     assert result.complete, str(result)
+    assert any("under other load" in note for note in result.notes)
     assert set(asked) == {3.0}  # requests of others are answered, and rightly
     assert served.server.batching(served.name) == before
     labels = [candidate.label for candidate in result.candidates]
@@ -70,6 +72,32 @@ def test_a_search_decides_and_puts_everything_back(served: sw.ServedModel, tmp_p
         assert read_batching_file(str(written)) == result.best.parameters
     assert sw.TuneResult.load(result.save(tmp_path / "run")).verdict == result.verdict
     assert result.apply() == (None if result.best.parameters is None else result.best.parameters.to_json())
+
+
+@pytest.mark.slow
+def test_a_search_without_the_simulator_at_a_given_rate(served: sw.ServedModel) -> None:
+    options = {**QUICK, "method": "random", "trials": 2, "rate": 200.0, "padding": True}
+    result = sw.tune(served, "100ms", **options)
+    assert isinstance(result, sw.TuneResult)
+    assert result.complete, str(result)
+    assert "search" in result.seconds
+    assert sum(candidate.screened is not None for candidate in result.candidates) == len(result.candidates) == 4
+    assert set(result.space.paddings) == {"none", "powers of two"}
+    assert "at 200 requests/s" in result.verdict
+    assert served.server.batching(served.name) is None
+
+
+def test_an_interrupt_keeps_what_was_found(served: sw.ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Verifier) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verifier, "predict", interrupted)
+    result = sw.tune(served, "100ms", **QUICK)
+    assert isinstance(result, sw.TuneResult)
+    assert not result.complete
+    assert "Interrupted" in str(result)
+    assert result.curve.sizes == [1, 2, 4, 8]
+    assert served.server.batching(served.name) is None
 
 
 def test_an_impossible_objective_is_found_by_one_probe(served: sw.ServedModel) -> None:
