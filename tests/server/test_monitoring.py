@@ -192,7 +192,12 @@ def test_batches(shared_server: SharedServer, models_dir: Path) -> None:
     assert page.get("serving_workbench_batch_rows_sum", **labels) == 7
     assert page.get("serving_workbench_padding_rows_total", **labels) == batches["padding_rows"]
     assert page.get("serving_workbench_queue_seconds_count", **labels) == 2
-    assert (page.get("serving_workbench_graph_seconds_total", **labels) or 0) > 0
+    graph = page.get("serving_workbench_graph_seconds_total", **labels) or 0
+    assert graph > 0
+    assert page.get("serving_workbench_batches_total", **labels, reason="timeout") == batches["count"]
+    assert page.get("serving_workbench_batches_total", **labels, reason="full") == 0
+    assert (page.get("serving_workbench_batch_stage_seconds_total", **labels, stage="lane") or 0) > graph
+    assert (page.get("serving_workbench_batch_stage_seconds_total", **labels, stage="assembly") or 0) > 0
 
 
 def test_versions_workers_and_the_server(shared_server: SharedServer, models_dir: Path) -> None:

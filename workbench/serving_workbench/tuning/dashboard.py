@@ -273,6 +273,8 @@ def _numbers(recent: Window, reading: _Reading, slo: float | None) -> str:
     if parameters is not None:
         facts["threads busy"] = f"{recent.busy(parameters.num_batch_threads):.0%}"
     facts["waiting"] = str(recent.queued)
+    if recent.errors:
+        facts["errors"] = html.escape(", ".join(f"{count} {code}" for code, count in recent.errors.items()))
     cells = "".join(
         f"<td style='padding:0 14px 0 0'><div style='opacity:.65;font-size:11px'>{name}</div>"
         f"<div style='font-size:16px'>{value}</div></td>"

@@ -242,6 +242,7 @@ class Verifier:
             candidate = made[point] = Candidate(
                 short(parameters[point]), parameters[point], self._result.predictions.get(point, 0.0)
             )
+            self._result.candidates.append(candidate)
             candidate.screened = self._once(candidate, each)
             return candidate.screened
 
@@ -253,13 +254,17 @@ class Verifier:
             self._steps.step("search", label)
             candidate.screened = self._once(candidate, each)
             self._result.candidates.append(candidate)
-        self._result.candidates += made.values()
         self._refit()
 
     def repeat(self) -> None:
         """Measure the best two and the current one again and again, taking turns, with the same arrivals."""
+
         # One run is noisy, and the best of many was lucky as well: the prediction counts as much.
-        ranked = sorted(self._result.candidates, key=lambda each: -(each.screened or 0.0) * each.predicted)
+        def promise(candidate: Candidate) -> float:
+            seen = candidate.screened or 0.0
+            return seen * max(candidate.predicted, 0.1 * seen)
+
+        ranked = sorted(self._result.candidates, key=promise, reverse=True)
         finalists = ranked[:2]
         finalists += [each for each in self._result.candidates if each.label == CURRENT and each not in finalists]
         plans = [self._rates(each) for each in finalists]
