@@ -205,14 +205,13 @@ def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectS
 
     # An upload is not atomic: what is loaded too early is loaded again when all of it is there.
     whole = _upload(models_dir, "half_plus_two", 2, store.folder / "staged")
-    (base / "2" / "variables").mkdir(parents=True)
-    shutil.copy(whole / "saved_model.pb", base / "2")
+    shutil.copytree(whole, base / "2", ignore=shutil.ignore_patterns("variables.*"))
     wait_until(lambda: _state(running, "m", 2).get("state") == "END", 30, "the half version to fail")
     # Its files look old, so that it is tried again for what changes, not for being young.
     before = len(store.requests)
     wait_until(lambda: _looked_at(store.requests[before:], "m/2/saved_model.pb"), 30, "a look at what has failed")
     assert running.rest("POST", "/v1/models/m:predict", {"instances": [2.0]}) == (200, {"predictions": [3.0]})
-    shutil.copytree(whole, base / "2", dirs_exist_ok=True)
+    (whole / "variables").rename(base / "2" / "variables")
     wait_until(lambda: _state(running, "m", 2).get("state") == "AVAILABLE", 60, running.log_tail)
     assert running.predict_versioned("m", {"x": np.float32([2.0])})[1] == 2
 
@@ -224,8 +223,12 @@ def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectS
     wait_until(lambda: "does not exist" in (running.model("m")["problem"] or ""), 30, "the problem to be told")
     assert running.rest("GET", "/v1/models/m/versions/2")[1]["model_version_status"][0]["state"] == "AVAILABLE"
     helper = next(child for child in _descendants(running) if str(child.pid) in _told_pid(running))
+    # The end does not wait for a store that answers nothing.
+    store.stall()
+    asked = len(store.requests)
+    wait_until(lambda: len(store.requests) > asked, 30, "a question that the store lets wait")
     running.stop()
-    assert not helper.is_running()
+    wait_until(lambda: not psutil.pid_exists(helper.pid), 10, "the helper's end")
 
 
 def _looked_at(targets: Sequence[str], file: str) -> bool:
