@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving_workbench.records import Record, read_record
+from tests.kernel_ext.described import check_described
 from tests.kernel_ext.jupyter import TOKEN, JupyterServer
 from tests.servers import wait_until
 
@@ -54,14 +55,20 @@ def ask(
     body: Any = None,
     headers: Mapping[str, str] = WITH_TOKEN,
 ) -> Answer:
-    """One request to a path below the base URL; `body` is bytes, an iterator of bytes, or what JSON can say."""
+    """One request to a path below the base URL; `body` is bytes, an iterator of bytes, or what JSON can say.
+
+    What the API answers is held against its document.
+    """
     data = body if body is None or isinstance(body, bytes | Iterator) else json.dumps(body).encode()
     prefix = urllib.parse.urlsplit(jupyter.url).path
     with connect(jupyter) as connection:
         connection.request(method, prefix + path, body=data, headers=dict(headers))
         answer = connection.getresponse()
         names = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, names, answer.read())
+        content = answer.read()
+    if "Origin" not in headers:  # Jupyter itself answers another site's requests, as if nothing were there
+        check_described(method, path, answer.status, names.get("content-type", ""), content)
+    return Answer(answer.status, names, content)
 
 
 def log_in(jupyter: JupyterServer) -> tuple[str, str]:

@@ -23,10 +23,6 @@ __all__ = ["TOKEN", "JupyterServer", "Kernel"]
 TOKEN = "for-tests-only"
 
 
-def _names_where(flag: str) -> bool:
-    return flag.startswith(("--ServerApp.sock=", "--ServerApp.port="))
-
-
 class Kernel:
     """A kernel of a Jupyter server, asked over its own sockets as the server does it for a browser."""
 
@@ -104,6 +100,9 @@ class JupyterServer:
         Variables on top of this process', for the server and its kernels.
     """
 
+    #: What is run as a module, and how it is told whom to let in.
+    command = ("jupyter_server", f"--IdentityProvider.token={TOKEN}")
+
     def __init__(
         self, folder: Path, *flags: str, config: str = "", environment: Mapping[str, str] = MappingProxyType({})
     ) -> None:
@@ -122,12 +121,9 @@ class JupyterServer:
         with (folder / "jupyter.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"),
+                    *(sys.executable, "-m", *self.command, "--no-browser", "--allow-root"),
                     f"--ServerApp.root_dir={folder}",
-                    # A unix socket goes with neither, and no flag may come twice.
-                    *(() if any("ServerApp.sock=" in flag for flag in flags) else ("--ServerApp.ip=127.0.0.1",)),
-                    *(() if any(_names_where(flag) for flag in flags) else ("--ServerApp.port=0",)),
-                    f"--IdentityProvider.token={TOKEN}",
+                    *self._where(flags),
                     *flags,
                 ],
                 cwd=folder,
@@ -137,6 +133,14 @@ class JupyterServer:
                 env=self.env,
                 start_new_session=True,
             )
+
+    def _where(self, flags: tuple[str, ...]) -> list[str]:
+        """Return flags that say where to listen, on a free port. A unix socket goes with none, and none comes twice."""
+        given = {flag.partition("=")[0] for flag in flags}
+        if "--ServerApp.sock" in given:
+            return []
+        where = {"--ServerApp.ip": "127.0.0.1", "--ServerApp.port": "0"}
+        return [f"{name}={value}" for name, value in where.items() if name not in given]
 
     @property
     def pid(self) -> int:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import serving_workbench as sw
 from serving_workbench.control import ControlClient
 from serving_workbench.records import is_alive
 from tests import leaks
+from tests.kernel_ext.described import DOCUMENT
 from tests.kernel_ext.extension import WITH_TOKEN, Answer, ask, believed, connect, log_in, predict
 from tests.kernel_ext.jupyter import JupyterServer
 from tests.servers import wait_until
@@ -28,7 +28,6 @@ from tests.servers import wait_until
 INSTANCES = "/serving/api/instances"
 ONE = f"{INSTANCES}/one"
 
-DOCUMENT = json.loads(files("serving_jupyter.extension").joinpath("openapi.json").read_bytes())
 #: (method, path) of every route, of an instance that does not run, and of the proxy.
 ROUTES = [
     (method.upper(), path.replace("{name}", "absent").replace("{model}", "none"))

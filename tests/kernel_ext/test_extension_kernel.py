@@ -89,6 +89,17 @@ def test_an_unchanged_copy_of_the_file_would_do(
     ask(jupyter, "DELETE", f"{INSTANCES}/asked")
 
 
+@pytest.mark.parametrize("hostname", ["", "0.0.0.0", "localhost"])
+def test_a_server_on_all_addresses_is_asked_on_this_machine(
+    jupyter: JupyterServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostname: str
+) -> None:
+    # Its URL is for others, who may know it by a name that means nothing here.
+    url = jupyter.url.replace("127.0.0.1", "known-to-others.invalid") + "/"
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(changed(jupyter, tmp_path, url=url, hostname=hostname)))
+    assert start()
+    ask(jupyter, "DELETE", f"{INSTANCES}/asked")
+
+
 def test_behind_a_hub_its_token_is_used(
     jupyter: JupyterServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,8 +100,9 @@ def _find() -> _JupyterServer | None:
     if not token:
         return None
     host = urlsplit(data["url"]).hostname or ""
-    if data.get("hostname") in _EVERYWHERE:
-        # It listens on all addresses, and its URL has a name for others, which need not lead back here.
+    if data.get("hostname") in {*_EVERYWHERE, "localhost"}:
+        # It listens on all addresses, and its URL has a name for others, which need not lead back here. Some versions
+        # call all addresses localhost.
         host = "localhost"
     is_here = host == "localhost" or _is_loopback(host)
     return _JupyterServer(data["url"], str(token), str(data.get("sock") or ""), host, is_here)
