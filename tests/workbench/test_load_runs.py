@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,10 @@ import pytest
 import serving_workbench as sw
 from serving_workbench.load.records import UNANSWERED
 from serving_workbench.load.testing import start
+from tests import leaks
+from tests.certificates import ssl_config
 from tests.load_stub import LoadStub
-from tests.servers import SharedServer, wait_until
+from tests.servers import ServerProcess, SharedServer, wait_until
 
 CHILD = "serving_workbench.load.child"
 
@@ -101,18 +106,74 @@ def test_the_cap_is_kept_and_counted() -> None:
     assert result.summary.send_latency[50.0].value < result.p50
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_a_real_server(shared_server: SharedServer, protocol: str) -> None:
-    address = shared_server.grpc_endpoint if protocol == "grpc" else shared_server.rest_url
+def test_a_real_server_over_grpc(grpc_server: SharedServer) -> None:
+    """Our transport and `grpcio`'s, which many servers have."""
+    for load in ({"concurrency": 40}, {"rate": 100}):
+        result = sw.loadtest(
+            grpc_server.grpc_endpoint, model="half_plus_two", seconds=0.5, progress=False, version=1, rows=2, **load
+        )
+        assert set(result.summary.statuses) == {"OK"}
+        assert result.setup.rows == 2
+    socket_path = f"unix:{grpc_server.directory / 'grpc.sock'}"
+    local = sw.loadtest(socket_path, model="half_plus_two", rate=50, seconds=0.3, progress=False)
+    assert set(local.summary.statuses) == {"OK"}
+
+
+def test_a_real_server_over_rest(shared_server: SharedServer) -> None:
+    for load in ({"concurrency": 4}, {"rate": 100, "data": [1.0, 2.0, 3.0], "metadata": [("X-Trace", "t")]}):
+        result = sw.loadtest(
+            shared_server.rest_url, model="half_plus_two", seconds=0.5, protocol="rest", progress=False, **load
+        )
+        assert set(result.summary.statuses) == {"OK"}
+    with pytest.raises(sw.LoadError, match="HTTP 404"):
+        sw.loadtest(shared_server.rest_url, model="nobody", rate=1, protocol="rest")
+
+
+def test_a_served_model(warm: str, name: str, source: Callable[[str, int], Path]) -> None:
+    served = sw.serve(source("half_plus_two", 1), name, instance=warm, progress=False)
+    try:
+        for target in (served, name):
+            for protocol in ("grpc", "rest"):
+                result = sw.loadtest(
+                    target, rate=50, seconds=0.3, protocol=protocol, instance=warm, progress=False, data=[2.0]
+                )
+                assert set(result.summary.statuses) == {"OK"}
+                assert result.setup.model == name
+    finally:
+        served.stop()
+
+
+def test_tls(server: Callable[..., ServerProcess], certificates: Path, models_dir: Path, tmp_path: Path) -> None:
+    config = tmp_path / "ssl.config"
+    config.write_text(ssl_config(certificates))
+    base = models_dir / "half_plus_two"
+    process = server("--model_name=m", f"--model_base_path={base}", f"--ssl_config_file={config}")
+    process.wait_available("m")
+    port = process.grpc_endpoint.rpartition(":")[2]
     result = sw.loadtest(
-        address, model="half_plus_two", concurrency=4, seconds=0.5, protocol=protocol, progress=False, rows=2
+        f"localhost:{port}", model="m", rate=50, seconds=0.3, tls=certificates / "ca.pem", progress=False
     )
     assert set(result.summary.statuses) == {"OK"}
-    assert result.setup.rows == 2
-    opened = sw.loadtest(
-        address, model="half_plus_two", version=1, rate=100, seconds=0.5, protocol=protocol, progress=False
-    )
-    assert set(opened.summary.statuses) == {"OK"}
+    with pytest.raises(sw.LoadError):
+        sw.loadtest(f"localhost:{port}", model="m", rate=50, seconds=0.3, progress=False)
+
+
+def test_a_bar_tells_how_it_goes(stub: LoadStub) -> None:
+    """In a terminal; the pseudo-terminal is the test's own."""
+    ours, theirs = os.openpty()
+    code = f"import serving_workbench as sw; sw.loadtest({stub.address!r}, model='digits', rate=200, seconds=1)"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # how the end of a pseudo-terminal reads
+            while data := os.read(ours, 4096):
+                said += data
+        assert process.wait(30) == 0
+    os.close(ours)
+    text = said.decode()
+    assert "digits: |" in text
+    assert "/s, p99 " in text
+    assert "1.0/1 s, done" in text
 
 
 # --- bars ---
@@ -306,9 +367,7 @@ def test_bad_arguments_are_named(stub: LoadStub, arguments: dict, text: str) -> 
 
 
 @pytest.fixture(scope="module")
-def stub() -> LoadStub:
-    from tests import leaks
-
+def stub() -> Iterator[LoadStub]:
     with LoadStub() as found:
         assert found.process is not None
         leaks.allow(found.process.pid)

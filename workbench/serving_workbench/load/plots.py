@@ -145,12 +145,15 @@ def _sender(axes: Any, result: LoadResult) -> None:
 
 def _in_flight(axes: Any, result: LoadResult) -> None:
     records, ran = result.records, float(result.records.ticks[-1, 0])
-    at = np.linspace(0, ran, _POINTS)
+    # Means: at a low load a sample is 0 or 1, by chance.
+    at = np.linspace(0, max(ran, 1e-3), 60 * 50)
+    middles = at.reshape(60, 50).mean(axis=1)
     sent = records.sent[np.isfinite(records.sent)]
-    axes.plot(at, in_flight(sent, records.answered, at), color=_BLUE, label="in flight")
+    sending = in_flight(sent, records.answered, at).reshape(60, 50).mean(axis=1)
+    axes.plot(middles, sending, color=_BLUE, label="in flight")
     if result.setup.open:
-        waiting = in_flight(records.scheduled, records.answered, at)
-        axes.plot(at, waiting, color=_ORANGE, ls="--", label="due, not answered")
+        waiting = in_flight(records.scheduled, records.answered, at).reshape(60, 50).mean(axis=1)
+        axes.plot(middles, waiting, color=_ORANGE, ls="--", label="due, not answered")
         axes.legend(fontsize=8)
     axes.set(title="requests in flight", xlabel="s", ylim=(0, None))
 

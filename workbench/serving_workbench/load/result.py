@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,9 @@ class LoadResult:
         client += f", {100 * summary.client_cpu:.3g} % of a core"
         if setup.open:
             client += f"; sent late by {seconds_text(summary.lag_p99)} (p99)"
+        busy = self.records.client.machine_busy
+        if math.isfinite(busy):
+            client += f"; machine {100 * busy:.0f} % busy"
         lines.append(client)
         lines += summary.notes
         return lines

@@ -31,6 +31,9 @@ MIN_P99: Final = 1000
 #: Share of a core, and of the measured p99, beyond which the sender was the limit.
 _MAX_CPU: Final = 0.85
 _MAX_LAG: Final = 0.10
+#: Shares of all processors' time beyond which the machine itself is told of.
+_MAX_BUSY: Final = 0.95
+_MAX_STOLEN: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -299,6 +302,10 @@ def _notes(setup: Setup, records: Records, summary: Summary, limited: str) -> li
         notes.append(
             f"Little's law does not hold: {law.counted:.3g} in flight were counted, latencies say {law.computed:.3g}."
         )
+    if records.client.machine_busy > _MAX_BUSY:
+        notes.append("The machine was busy all the time: latencies hold waiting for a processor, on either side.")
+    if records.client.stolen > _MAX_STOLEN:
+        notes.append(f"Other virtual machines took {100 * records.client.stolen:.0f} % of the processors' time.")
     if not setup.open:
         notes.append("A closed loop: latencies are service times at this concurrency, not waiting times at a rate.")
     return notes
