@@ -277,7 +277,10 @@ def _notes(setup: Setup, records: Records, summary: Summary, limited: str) -> li
     if records.reason:
         notes.append(f"Partial: {reasons.get(records.reason, records.reason)} ({summary.stop:.3g} s).")
     if limited:
-        notes.append(f"No verdict: {limited}, so this measures the client as well. Lower the rate, or use more rows.")
+        hint = "Send more rows per request, or fewer requests."
+        if summary.client_cpu <= _MAX_CPU:
+            hint = "The machine is busy, or answers come as fast as a process wakes up."
+        notes.append(f"No verdict: {limited}, so this measures the client as well. {hint}")
     if summary.saturation is not None and summary.saturated:
         text = summary.saturation.reason
         notes.append(f"Saturated: {text}. Percentiles grow with the length of such a run.")
