@@ -122,7 +122,7 @@ class LoadError(WorkbenchError):
     Parameters
     ----------
     code : str
-        Name of the gRPC status, or ``HTTP 404`` and the like.
+        Name of the gRPC status; ``UNKNOWN`` for an error of HTTP, which the message tells.
     """
 
     def __init__(self, message: str, *, code: str, step: str | None = None, hint: str | None = None) -> None:

@@ -102,7 +102,7 @@ async def _run(job: Job, ledger: Ledger) -> None:
 def _name(status: int) -> str:
     if status < 0:
         return StatusCode.DEADLINE_EXCEEDED.name
-    return StatusCode(status).name if status < 100 else f"HTTP {status}"
+    return StatusCode(status).name if status < 100 else "UNKNOWN"
 
 
 def main() -> int:

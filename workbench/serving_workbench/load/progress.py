@@ -27,7 +27,7 @@ class LoadBar:
         self._seconds = setup.seconds
         self._bar: Any = None
         if enabled:
-            self._bar = make_bar(setup.model, round(setup.seconds, 1), "{desc}: {bar:16} {n:.1f}/{total:g} s {postfix}")
+            self._bar = make_bar(setup.model, round(setup.seconds, 1), "{desc}: {bar:16} {n:.1f}/{total:g} s{postfix}")
 
     def show(self, live: LiveView) -> None:
         """Move on."""

@@ -104,6 +104,7 @@ class RestLanes(Lanes):
         self._tls = tls
         self._wanted = job.connections
         self._free: deque[RestConnection] = deque()
+        self._waiting: deque[tuple[int, Done]] = deque()
         self._all: set[RestConnection] = set()
         self._replacing: asyncio.Task[None] | None = None
         self._requests = [request_bytes(job.address, path, body, job.metadata) for path, body in job.requests]
@@ -118,7 +119,7 @@ class RestLanes(Lanes):
         except OSError as error:
             raise UnavailableError(f"{self._address}: cannot connect: {error}") from None
         self._all.add(connection)
-        self._free.append(connection)
+        self._release(connection)
 
     async def open(self) -> None:
         """Connect.
@@ -132,24 +133,32 @@ class RestLanes(Lanes):
             await self._connect()
 
     def send(self, lane: int, number: int, done: Done) -> None:
-        """Send request `number` (see `Lanes`)."""
-        free = self._free
-        while free:
-            connection = free.popleft()
+        """Send request `number` (see `Lanes`). While a lost connection is replaced it may have to wait for another."""
+        while self._free:
+            connection = self._free.popleft()
             if connection.usable:
-                data = self._requests[number % len(self._requests)]
-                connection.send(data, functools.partial(self._answered, connection, done))
+                self._send(connection, number, done)
                 return
             self._all.discard(connection)
-        text = f"{self._address}: all connections are lost or busy"
-        asyncio.get_running_loop().call_soon(done, None, StatusCode.UNAVAILABLE, text)
+        self._waiting.append((number, done))
+        self.usable()
+
+    def _send(self, connection: RestConnection, number: int, done: Done) -> None:
+        data = self._requests[number % len(self._requests)]
+        connection.send(data, functools.partial(self._answered, connection, done))
 
     def _answered(self, connection: RestConnection, done: Done, body: bytes | None, status: int, details: str) -> None:
         if connection.usable:
-            self._free.append(connection)
+            self._release(connection)
         else:
             self._all.discard(connection)
         done(body, status, details)
+
+    def _release(self, connection: RestConnection) -> None:
+        if self._waiting:
+            self._send(connection, *self._waiting.popleft())
+        else:
+            self._free.append(connection)
 
     def usable(self) -> bool:
         """Whether a request could be sent now (see `Lanes`)."""
