@@ -56,7 +56,7 @@ def test_a_deploy_that_fails_leaves_them(
     def fail(*_: object, **__: object) -> None:
         raise sw.ProofError("no")
 
-    monkeypatch.setattr("serving_workbench.deploy.prove", fail)
+    monkeypatch.setattr("serving_workbench.deployment.prove", fail)
     with pytest.raises(sw.ProofError):
         serve(source("half_plus_two", 2), label="stable", batching={"max_batch_size": 9})
     assert settings(served) == ({"stable": 1}, 8)

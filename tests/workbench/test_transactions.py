@@ -107,6 +107,8 @@ _REQUESTS = [
     ("DELETE", "/hold", 1),
     ("PUT", "/policy", 1),
     ("PUT", "/policy", 2),
+    ("PUT", "", 1),
+    ("PUT", "/labels", 1),
     ("GET", "", 1),
     ("GET", "", 2),
     ("GET", "", 4),
@@ -147,7 +149,9 @@ def test_an_interrupt_around_each_request_to_the_server_is_undone(
     with monkeypatch.context() as patch:
         patch.setattr(ControlClient, "request", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            serve(source("half_plus_two", 2))
+            serve(source("half_plus_two", 2), label="canary", batching={"max_batch_size": 8})
+    assert served.describe()["labels"] == {}
+    assert served.describe()["batching"] is None
     if pinned:
         wait_until(
             lambda: [v["version"] for v in served.describe()["versions"] if v["state"] != "END"] == [1],

@@ -47,15 +47,14 @@ class DeploySettings:
         """
         if self._batching is not ...:
             model = control.model(name)
+            self._batching_before = model["batching"]  # first: an interrupt may come with the answer
             control.put_model(name, model["base_path"], batching=self._batching)
-            self._batching_before = model["batching"]
 
     def point_labels(self, control: ControlClient, name: str, version: int) -> None:
         """Let the labels point at a version that is available; from then on requests with a label go there."""
         if self._labels:
-            before = control.labels(name)
+            before = self._labels_before = control.labels(name)
             control.put_labels(name, {**before, **dict.fromkeys(self._labels, version)})
-            self._labels_before = before
 
     def undo(self, control: ControlClient, name: str) -> None:
         """Set back what was changed; nothing when nothing was."""

@@ -126,7 +126,7 @@ class Deployment:
                     with uninterrupted():
                         self._withdraw(publication, error)
                 raise
-            messages = self._about_others(publication, serving)
+            messages = [*self._about_others(publication, serving), *self._about_clients(serving)]
         self.server.client.forget(self.name)
         self.steps.finish()
         return ServedModel(
@@ -135,11 +135,11 @@ class Deployment:
             version=publication.version,
             proofs=proofs,
             seconds=self.steps.seconds,
-            messages=[*messages, *ended_messages(self._before, self.control.model(self.name))],
+            messages=messages,
         )
 
     def _about_others(self, publication: Publication, serving: int) -> list[str]:
-        """Return what there is to tell: of others who deploy this model at the same time, of labels."""
+        """Return what there is to tell of others who deploy this model at the same time."""
         version, messages = publication.version, []
         if serving != version:
             messages.append(
@@ -151,14 +151,17 @@ class Deployment:
             if number != serving:
                 then = "; it will answer when it is proved" if number > version else ""
                 messages.append(f"Version {number} of '{self.name}' is deployed at the same time, by {other}{then}.")
-        lost = {
-            label: number
-            for label, number in self.control.labels(self.name).items()
-            if number != serving and not self._stays(number)
-        }
-        if lost:
-            messages.append(lost_labels_text(self.name, lost))
         return messages
+
+    def _about_clients(self, serving: int) -> list[str]:
+        """Return what there is to tell of clients whose requests go elsewhere now: by labels, by a split that ended."""
+        try:
+            labels = self.control.labels(self.name)
+            lost = {label: n for label, n in labels.items() if n != serving and not self._stays(n)}
+            messages = [lost_labels_text(self.name, lost)] if lost else []
+            return messages + ended_messages(self._before, self.control.model(self.name))
+        except ControlError as error:  # the version is in service all the same
+            return [f"Whether labels or a split of the requests were touched is not known: {error}"]
 
     def _stays(self, version: int) -> bool:
         """Whether a version is loaded, and goes on to be."""
@@ -269,6 +272,9 @@ class Deployment:
             elif publication.final.exists() and not publication.staging.exists():
                 kept = quarantine(publication.final, str(error), self.steps.current or "")
                 notes.append(f"Its files were moved to '{kept}'.")
+        with noting(error, "Batching and labels could not be set back"):
+            if self._known_model() is not None:
+                self._settings.undo(self.control, self.name)
         with noting(error, f"The server could not be told to forget version {version}"):
             serving = self._forget(version)
             if serving is not None and serving != version:
@@ -288,7 +294,6 @@ class Deployment:
             self.control.put_model(self.name, self._before["base_path"], policy=self._before["policy"])
         elif self._pinned is not None:
             self.control.put_policy(self.name, self._pinned)
-        self._settings.undo(self.control, self.name)
         # Unloaded first: dropping the hold of a loaded version would put it into service.
         self._unload(version)
         self.control.release(self.name, version)
