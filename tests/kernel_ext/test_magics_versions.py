@@ -163,6 +163,7 @@ def test_a_restart_brings_everything_back(
     after = sw.Server.connect("t2")
     assert not before.is_running()
     assert (after.instance_id != before.instance_id, after.root) == (True, before.root)
+    assert after.endpoints == before.endpoints
     assert after.record.owner_pid == before.record.owner_pid
     assert table.data["models"]["a"]["serving_version"] == 2
     model = after.control.model("a")

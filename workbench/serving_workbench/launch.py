@@ -27,7 +27,13 @@ _TAIL_LINES = 20
 
 
 def launch(
-    instance: str, root: Path | None, *, keep: bool = False, timeout: float = 60.0, owner: Owner | None = None
+    instance: str,
+    root: Path | None,
+    *,
+    keep: bool = False,
+    timeout: float = 60.0,
+    owner: Owner | None = None,
+    ports: tuple[int, int] | None = None,
 ) -> Record:
     """Return the record of a running server of that instance, started now when none runs.
 
@@ -42,6 +48,8 @@ def launch(
         Let it run on after its owner (see `serving_workbench.ownership`) has ended, until it is stopped.
     owner : Owner, optional
         Who it ends with, when that is not to be found out (and not `keep`).
+    ports : tuple of int, optional
+        For gRPC and REST; else free ones.
     timeout : float
         Seconds until its ports must be bound; two processes that start the same instance wait for each other.
 
@@ -62,7 +70,7 @@ def launch(
     """
     _check_platform()
     path = record_path(instance)
-    if in_kernel() and owner is None:
+    if in_kernel() and owner is None and ports is None:
         _ask_jupyter_server(instance, root, keep, timeout)
     with start_lock(instance, wait=timeout) as held:
         if not held:
@@ -75,7 +83,7 @@ def launch(
         return (
             found
             if found is not None
-            else _start(instance, path, root, None if keep else owner or find_owner(), timeout)
+            else _start(instance, path, root, None if keep else owner or find_owner(), timeout, ports)
         )
 
 
@@ -99,10 +107,17 @@ def _check_platform() -> None:
         raise LaunchError("This Python does not know its own executable (it is embedded).", step="launch")
 
 
-def _start(instance: str, path: Path, root: Path | None, owner: Owner | None, timeout: float) -> Record:
+def _start(
+    instance: str,
+    path: Path,
+    root: Path | None,
+    owner: Owner | None,
+    timeout: float,
+    ports: tuple[int, int] | None,
+) -> Record:
     log = logfile.log_path(path)
     with _lifeline(owner) as (read_end, write_end), _fresh_log(log) as output:
-        command = _command(instance, path, root, log, owner, read_end)
+        command = _command(instance, path, root, log, owner, read_end, ports)
         process: subprocess.Popen[bytes] | None = None
         try:
             # An interrupt between the start and here would leave a process that nobody knows of.
@@ -174,7 +189,13 @@ def _fresh_log(path: Path) -> Iterator[int]:
 
 
 def _command(
-    instance: str, path: Path, root: Path | None, log: Path, owner: Owner | None, read_end: int | None
+    instance: str,
+    path: Path,
+    root: Path | None,
+    log: Path,
+    owner: Owner | None,
+    read_end: int | None,
+    ports: tuple[int, int] | None,
 ) -> list[str]:
     extra = {
         "owner_pid": None if owner is None else owner.pid,
@@ -185,7 +206,7 @@ def _command(
         sys.executable,
         *("-m", "serving_server"),
         f"--record_file={path}",
-        "--ephemeral_ports=true",
+        *(("--ephemeral_ports=true",) if ports is None else (f"--port={ports[0]}", f"--rest_api_port={ports[1]}")),
         "--bind_address=127.0.0.1",
         f"--instance_name={instance}",
         f"--record_extra={json.dumps(extra)}",

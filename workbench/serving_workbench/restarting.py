@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ import psutil
 from serving_workbench.errors import DeployError, LaunchError
 from serving_workbench.known_models import models_of, put_labels, put_models
 from serving_workbench.launch import launch
-from serving_workbench.ownership import Owner, in_kernel
+from serving_workbench.ownership import Owner
 from serving_workbench.records import Record
 from serving_workbench.server import Server
 from serving_workbench.waiting import find_version
@@ -24,7 +25,8 @@ _POLL_SECONDS = 0.05
 def restart_server(instance: str, timeout: float) -> Server:
     """Restart a server; return the new one when every version that answered before answers again.
 
-    Its ports are others. It ends with whom it ended before: a Jupyter server, a process of yours, or nobody.
+    It has the same ports, unless somebody else has taken one meanwhile. It ends with whom it ended before: a Jupyter
+    server, which goes on to watch over it, a process of yours, or nobody.
 
     Parameters
     ----------
@@ -63,15 +65,29 @@ def restart_server(instance: str, timeout: float) -> Server:
 
 
 def _launch(record: Record, timeout: float) -> Record:
+    ports = _ports(record)
+    if ports is not None:
+        with suppress(LaunchError):  # somebody has one of them now, or there is another reason, which is told below
+            return _launch_with(record, timeout, ports)
+    return _launch_with(record, timeout, None)
+
+
+def _launch_with(record: Record, timeout: float, ports: tuple[int, int] | None) -> Record:
     root = None if record.root is None else Path(record.root)
     if record.owner_pid is None:
-        return launch(record.name, root, keep=True, timeout=timeout)
-    return launch(record.name, root, timeout=timeout, owner=_other_owner(record.owner_pid))
+        return launch(record.name, root, keep=True, timeout=timeout, ports=ports)
+    return launch(record.name, root, timeout=timeout, owner=_other_owner(record.owner_pid), ports=ports)
+
+
+def _ports(record: Record) -> tuple[int, int] | None:
+    """Return the ports of a server's gRPC and REST; None when it lacks one."""
+    ports = [record.endpoints.get(kind, "").rpartition(":")[2] for kind in ("grpc", "rest")]
+    return (int(ports[0]), int(ports[1])) if all(port.isdecimal() for port in ports) else None
 
 
 def _other_owner(pid: int) -> Owner | None:
-    """Return the owner to keep, None where a fresh look finds the right one: it is gone, or it is our own."""
-    if pid == os.getpid() or in_kernel():
+    """Return the owner to keep; None where it is to be found out, being this process, or gone."""
+    if pid == os.getpid():
         return None
     try:
         return Owner(pid, psutil.Process(pid).create_time(), by_pipe=False)

@@ -53,7 +53,7 @@ def stop(instance: str | None = None, timeout: float = 15.0) -> bool:
 
 
 def restart(instance: str | None = None, timeout: float = 120.0) -> Server:
-    """Restart a server with the same models, policies, batching parameters and labels, on other ports.
+    """Restart a server with the same models, policies, batching parameters, labels and ports.
 
     See `serving_workbench.restarting.restart_server` for parameters and errors.
     """

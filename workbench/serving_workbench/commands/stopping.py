@@ -53,7 +53,7 @@ def _restart(arguments: argparse.Namespace, _: Place) -> sw.Table:
 
 RESTART = Command(
     "restart",
-    "Restart the server with the same models, labels and settings; it gets other ports.",
+    "Restart the server with the same models, labels, settings and ports.",
     _restart_arguments,
     _restart,
     stray="--instance",
