@@ -163,6 +163,22 @@ def test_serving_a_folder(session: Session, set_variables: SetVariables, half: s
         each.server.close()
 
 
+def test_odd_characters_in_quotes(
+    session: Session, set_variables: SetVariables, half: str, model_copy: Callable[..., Path], tmp_path: Path
+) -> None:
+    set_variables(instance=half)
+    folder = model_copy("half_plus_two", base=tmp_path / "it's {odd} ü")
+    note = "97 % {not evaluated}; it's #1 = \\"
+    quoted = note.replace("\\", "\\\\")
+    session.run(f'served = %serve "{folder}" --name odd --note="{quoted}" --instance {{instance}} --no-progress')
+    served = session.shell.user_ns["served"]
+    assert served.history()["note"].tolist() == [note]
+    session.run("again = %serve {served.describe()['versions'][0]['path']} --name=odd --instance={instance}")
+    assert session.shell.user_ns["again"].version == 2
+    for handle in (served, session.shell.user_ns["again"]):
+        handle.server.close()
+
+
 def test_a_variable_named_like_a_sub_command(
     session: Session, set_variables: SetVariables, half: str, models_dir: Path
 ) -> None:

@@ -100,6 +100,8 @@ def shown(result: object, *, as_json: bool) -> str:
         return summary(result)
     if hasattr(result, "to_string"):  # a DataFrame, whose repr leaves columns out
         return str(result.to_string(index=False))
+    if hasattr(result, "_repr_mimebundle_"):
+        return str(result._repr_mimebundle_()["text/plain"])
     return repr(result)
 
 
@@ -132,6 +134,10 @@ def _contents(value: Any) -> Any:
             "endpoints": value.server.endpoints,
             "seconds": value.seconds,
         }
-    if hasattr(value, "to_json"):  # a table of pandas, which knows what of its is no JSON
+    if hasattr(value, "to_string"):  # a DataFrame, which knows what of its is no JSON
         return json.loads(value.to_json(orient="records", date_format="iso"))
+    if hasattr(value, "to_json"):
+        return json.loads(value.to_json())
+    if hasattr(value, "to_frame"):
+        return _contents(value.to_frame())
     return value.tolist() if hasattr(value, "tolist") else str(value)
