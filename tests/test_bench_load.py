@@ -11,7 +11,7 @@ import pytest
 
 from serving_server.tensors import to_proto
 from serving_server.wire.messages import PredictRequest
-from tests.bench import load_own
+from tests.bench import load_own, load_wrk
 from tests.bench.arrivals import arrivals
 from tests.bench.targets import PREDICT
 from tests.servers import SharedServer
@@ -69,6 +69,17 @@ def test_rest_rounds(shared_server: SharedServer) -> None:
     wrong = load_own.run(url, b'{"instances": [[', seconds=None, count=10, **options)  # type: ignore[arg-type]
     assert (wrong.requests, wrong.failed) == (0, 10)
     assert "HTTP 400" in wrong.error
+
+
+@pytest.mark.skipif(not load_wrk.available(), reason="wrk is not installed (Debian: wrk)")
+def test_rest_rounds_of_wrk(shared_server: SharedServer) -> None:
+    url = f"{shared_server.rest_url}/v1/models/half_plus_two:predict"
+    found = load_wrk.run(url, b'{"instances": [1.0]}', connections=4, seconds=1)
+    assert found.requests > 0
+    assert found.failed == 0
+    assert 0 < found.p50_ms <= found.p99_ms <= found.max_ms
+    wrong = load_wrk.run(url, b'{"instances": [[', connections=4, seconds=1)
+    assert (wrong.requests, wrong.failed > 0) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@
 Servers: ours with its own gRPC transport and REST, ours with the grpcio transport, and for half_plus_two a minimal
 Tornado handler (`tests.bench.rest_peer`); beside them the worker's own call in a process without a server. The load
 comes from h2load (Debian's nghttp2-client) where it is installed, else from our own generator, `load_own`; the open
-loop always from that. Everything runs on the same machine. Rounds alternate between the servers, so that drift of the
-machine hits all of them; ratios are medians of ratios of neighbouring rounds. CPU is user + system of the front and the
-workers, not of the client. The last table says which bars were met.
+loop always from that, and where wrk is installed, REST of half_plus_two from wrk as well. Everything runs on the same
+machine. Rounds alternate between the servers, so that drift of the machine hits all of them; ratios are medians of
+ratios of neighbouring rounds. CPU is user + system of the front and the workers, not of the client. The last table says
+which bars were met.
 
 A whole run takes a quarter of an hour. In parts (a model and some loads at a time; `--in-flight ""` for the in-process
 limits alone), each bar is measured within one part; `--folder` keeps the exported models for the next.

@@ -17,7 +17,7 @@ import psutil
 
 from serving_server.tensors import to_array, to_proto
 from serving_server.wire.messages import PredictRequest, PredictResponse
-from tests.bench import load_h2load, load_own
+from tests.bench import load_h2load, load_own, load_wrk
 from tests.bench.bench_models import PAYLOAD_FLOATS
 from tests.bench.rest_peer import RestPeer
 from tests.bench.rounds import Round
@@ -80,6 +80,7 @@ class Target:
     body: bytes
     grpc: bool
     exact: bool
+    generator: str = ""  # another than the run's
     answer: bytes = b""
     rounds: list[tuple[Round, float]] = dataclasses.field(default_factory=list)
 
@@ -88,7 +89,9 @@ class Target:
         connections, streams = SHAPES[in_flight] if self.grpc else (in_flight, 1)
         before = cpu(self.server)
         amount: dict[str, Any] = {"connections": connections, "streams": streams, "seconds": seconds, "count": count}
-        if generator == "h2load":
+        if self.generator == "wrk":
+            found = load_wrk.run(self.url, self.body, connections=connections, seconds=seconds or 1.0)
+        elif generator == "h2load":
             found = load_h2load.run(self.url, self.body, grpc=self.grpc, **amount)
         else:
             # Its warm-up would be in the server's CPU, and there was a round to warm up before.
@@ -210,6 +213,9 @@ def make_targets(servers: dict[str, ServerProcess], peer: RestPeer, case: Case) 
         path = f"/v1/models/{case.name}:predict"
         found.append(Target("REST", own, own.rest_url + path, case.rest_body(), False, case.exact))
         if case.name == "half_plus_two":
+            if load_wrk.available():
+                url = own.rest_url + path
+                found.append(Target("REST, by wrk", own, url, case.rest_body(), False, case.exact, "wrk"))
             found.append(Target("tornado", peer, peer.rest_url + path, case.rest_body(), False, case.exact))
     for target in found:
         target.answer = target.ask()
