@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks, models
+from tests.browser import Browser, missing
 from tests.certificates import make_certificates
 from tests.servers import DEFAULT_TRANSPORT, TRANSPORTS, ServerProcess, SharedServer
 
@@ -103,6 +104,21 @@ def server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for process in reversed(started):
         process.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium, one for the session: `JupyterLab(folder).open(browser, "x.ipynb")` of `tests.browser`.
+
+    A test that asks for it is marked `browser`. Where there is none it is skipped, but not with CI=true.
+    """
+    reason = missing()
+    if reason is not None and os.environ.get("CI") != "true":
+        pytest.skip(f"no browser: {reason}")
+    assert reason is None, reason
+    with Browser(tmp_path_factory.mktemp("browser")) as started:
+        leaks.allow(started.pid)
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel, connect
     from serving_workbench.load.result import LoadResult
     from serving_workbench.load.testing import loadtest
+    from serving_workbench.manage.panel import panel
     from serving_workbench.replay_result import ReplayResult
     from serving_workbench.replaying import replay
     from serving_workbench.server import Server
@@ -92,6 +93,7 @@ __all__ = [
     "load_ipython_extension",
     "loadtest",
     "logs",
+    "panel",
     "predict",
     "replay",
     "restart",
@@ -111,6 +113,7 @@ _HOME = {
     "ServedModel": "handle",
     "connect": "handle",
     "history": "version_history",
+    "panel": "manage.panel",
     "LoadResult": "load.result",
     "loadtest": "load.testing",
     "ReplayResult": "replay_result",

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from serving_server.wire.messages import SavedModel
 from serving_workbench.digest import content_digest
 from serving_workbench.errors import ControlError, ModelNotServedError
+from serving_workbench.instance_name import chosen_instance
 from serving_workbench.notes import Notes, read_notes
 from serving_workbench.publish import versions_on_disk
 from serving_workbench.rejected import rejected_versions
@@ -28,7 +29,7 @@ _LAST: Final = ("origin", "model", "rejected", "digest", "intact", "size", "path
 
 
 def history(
-    name: str | Path, *, root: str | Path | None = None, instance: str = "default", verify: bool = False
+    name: str | Path, *, root: str | Path | None = None, instance: str | None = None, verify: bool = False
 ) -> pd.DataFrame:
     """Return all versions of a model that are on disk, the newest first, with the notes of their makers.
 
@@ -38,7 +39,7 @@ def history(
         Model name; a `Path` is the folder of its versions.
     root : str or Path, optional
         Folder of all models. By default the model's folder is asked of the server; without a server ``./models``.
-    instance : str
+    instance : str, optional
         Name of the server that is asked, if it runs, where the model is and what state its versions are in.
     verify : bool
         Compute the digests again: all files are read.
@@ -59,7 +60,7 @@ def history(
     PublishError
         The folder cannot be read.
     """
-    server = Server.find(instance)
+    server = Server.find(chosen_instance(instance))
     known: dict[str, Any] | None = None
     folder: Path
     if server is not None and isinstance(name, str):
