@@ -239,6 +239,13 @@ class Notebook:
         """Run the cell that was typed into, without waiting for it."""
         ActionChains(self.driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
 
+    def reload(self) -> Notebook:
+        """Save the notebook, load the page again, and return it; its kernel runs on."""
+        self.press(lambda: self.wait('[data-command="docmanager:save"]', "the button"), "save")
+        wait_until(lambda: not self.find(".jp-mod-dirty"), what="a saved notebook")
+        self.driver.refresh()
+        return Notebook(self.browser)
+
     def interrupt(self) -> None:
         """Press the button in the notebook's toolbar."""
         self.press(lambda: self.wait('[data-command="notebook:interrupt-kernel"]', "the button"), "interrupt")

@@ -136,6 +136,10 @@ def test_closing_the_view_stops_the_updates(served: Notebook) -> None:
     assert page.run(live) == "[]"
     page.run("q")  # and it is there again
     wait_until(lambda: page.run("q._view.root._view_count, q._view.poller.is_running") == "(1, True)", 30, "a view")
+    # A page that is loaded again counts anew.
+    page = page.reload()
+    page.wait_text("Roll back")
+    wait_until(lambda: page.run("q._view.root._view_count, q._view.poller.is_running") == "(1, True)", 30, "a view")
     page.click("Close")
     wait_until(lambda: page.run("q._view.is_closed, q._view.poller.is_running") == "(True, False)", 30, "the end")
 

@@ -296,3 +296,9 @@ def test_stop_one_then_all(session: Session, set_variables: SetVariables, models
     assert not record_path("t1").exists()
     for handle in handles:
         handle.server.close()
+
+
+def test_the_panel(session: Session) -> None:
+    panel = session.run("%serve panel --instance nowhere")
+    assert "No server of instance 'nowhere' is running." in repr(panel)
+    panel.close()

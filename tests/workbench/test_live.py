@@ -187,7 +187,7 @@ def test_a_widget_that_is_displayed_is_kept_up_to_date(view: LiveView[int], sour
     assert bundle["text/plain"] == "1 model"
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.root.model_id
     wait_until(lambda: source.reads >= 2, what="readings")
-    assert view.root.children[0].value
+    assert view.root.children[0].children[0].value
 
 
 def test_a_terminal_gets_text_and_no_thread(source: Source) -> None:
@@ -212,6 +212,19 @@ def test_closing_the_last_view_stops_the_updates_and_a_new_view_starts_them(
     seen = source.reads
     views(view, 1)  # the page was loaded again
     wait_until(lambda: source.reads > seen, what="another reading")
+
+
+def test_a_page_that_is_loaded_anew_counts_anew(view: LiveView[int], source: Source) -> None:
+    view.display({})
+    views(view, 1)
+    wait_until(lambda: source.reads, what="a reading")
+    told = view.root.get_state()["_view_count"]  # the page asks for all, and its widget is shown again
+    assert (told, view.poller.is_running) == (0, True)
+    views(view, told + 1)
+    assert view.root.get_state("_view_count") == {"_view_count": 1}
+    assert view.poller.is_running
+    views(view, 0)
+    assert not view.poller.is_running
 
 
 def test_the_updates_end_with_the_widget_however_it_is_closed(source: Source) -> None:

@@ -115,7 +115,7 @@ def test_it_shows_versions_with_their_numbers(panel: Panel, served: sw.ServedMod
     assert "<plus three>" in bundle["text/plain"]
     assert "&lt;plus three&gt;" in bundle["text/html"]
     assert "<plus three>" not in bundle["text/html"]
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel._root.model_id
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel._view.root.model_id
     assert not panel._view.poller.is_running, "there is no kernel here, so nobody would see it"
 
 
@@ -330,7 +330,7 @@ def test_fifty_panels_leave_nothing(warm: str) -> None:
         panel = sw.panel(warm)
         panel._view.start()
         wait_until(lambda: panel.snapshot, what="a reading")
-        panel._root.set_state({"_view_count": 1})
+        panel._view.root.set_state({"_view_count": 1})
         panel.close()
 
     def counts() -> tuple[int, int, int, int]:

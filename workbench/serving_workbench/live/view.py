@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-from ipywidgets import DOMWidget, Widget
+from ipywidgets import Box, DOMWidget, Widget
 
 from serving_workbench.live.poller import DEFAULT_INTERVAL, Poller
 from serving_workbench.ownership import in_kernel
@@ -30,12 +30,18 @@ class LiveView(Generic[T]):
     on_close : callable, optional
         Called once, when the widget is closed in whatever way.
 
+    Attributes
+    ----------
+    root : ipywidgets.Box
+        A box around the widget that was given; this is what is displayed.
+    poller : Poller
+
     Notes
     -----
     The browser counts the views of the widget (``_view_count``): when the last one is closed the thread ends, and when
-    one comes back (a page is loaded again, the widget is displayed again) it starts again. A front end that does not
-    count never stops it by itself. Only traits are assigned, never an ``Output`` widget: what a thread prints into one
-    is lost or misplaced.
+    one comes back (the widget is displayed again) it starts again. A page that is loaded anew counts its views anew; if
+    it does not show the widget, the updates go on unseen. A front end that does not count never stops them. Only traits
+    are assigned, never an ``Output`` widget: what a thread prints into one is lost or misplaced.
     """
 
     def __init__(
@@ -48,14 +54,14 @@ class LiveView(Generic[T]):
         interval: float = DEFAULT_INTERVAL,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        self.root = root
+        self.root = _CountedBox([root])
         self.poller = Poller(read, show, on_error=on_error, interval=interval)
         self._on_close = on_close
         self._lock = threading.Lock()
         self._closed = False
-        root._view_count = 0  # a number: views are counted
-        root.observe(self._viewed, "_view_count")
-        root.observe(self._comm_changed, "comm")
+        self.root._view_count = 0  # a number: views are counted
+        self.root.observe(self._viewed, "_view_count")
+        self.root.observe(self._comm_changed, "comm")
 
     @property
     def is_closed(self) -> bool:
@@ -98,14 +104,35 @@ class LiveView(Generic[T]):
     # Callbacks: in whatever thread the kernel chooses, so they wait for nothing.
 
     def _viewed(self, change: dict[str, Any]) -> None:
-        if change["new"]:
+        if change["new"] > 0:
             self.start()
-        elif change["old"]:
+        elif not self.root.counts_anew:
             self.poller.stop(wait=False)
 
     def _comm_changed(self, change: dict[str, Any]) -> None:
         if change["new"] is None:  # closed by other means, such as `Widget.close_all()`
             self._end(wait=False)
+
+
+class _CountedBox(Box):  # type: ignore[misc]  # ipywidgets has no types
+    """A box whose views are counted anew by a page that is loaded.
+
+    Such a page asks for the whole state of all widgets and adds its views to the number that it is told. Those of the
+    page before never said that they were closed.
+    """
+
+    _view_count: Any
+    counts_anew = False
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        if key is None and self._view_count:
+            self.counts_anew = True
+            try:
+                self._view_count = 0
+            finally:
+                self.counts_anew = False
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        return state
 
 
 def close_widgets(root: Widget) -> None:
