@@ -293,6 +293,18 @@ def test_a_sender_that_is_killed_leaves_what_it_had_noted() -> None:
     assert "process died" in repr(result)
 
 
+def test_a_sender_that_hangs_is_killed() -> None:
+    with LoadStub() as stub, start(stub.address, model="any", rate=300, seconds=60, warmup=0) as run:
+        while run.live().answered < 30:
+            assert not run.poll(0.05)
+        (sender,) = senders()
+        sender.suspend()
+        result = run.stop()
+    assert not sender.is_running()
+    assert result.records.reason == "stopped"
+    assert result.summary.good >= 30
+
+
 _SCRIPT = """
 import serving_workbench as sw
 print("began", flush=True)

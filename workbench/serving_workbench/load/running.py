@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -87,6 +88,7 @@ class Sender:
         self._what = what
         self._said: dict[str, dict[str, Any]] = {}
         self._pending = b""
+        self._killed = False  # by `stop`
         self._ledger = Ledger.create(capacity, max_ticks)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._machine = psutil.cpu_times()
@@ -231,11 +233,14 @@ class Sender:
         ledger = self._ledger
         rows = ledger.begun
         if self.crashed:
+            process = self.process
+            if process is not None:
+                process.wait(_GOODBYE)
             rows = _written(ledger)
         ended = self._said.get("ended", {})
         ticks = np.array(ledger.ticks[: 3 * ledger.tick_count]).reshape(-1, 3)
         span = float(ticks[-1, 0]) if len(ticks) else 0.0
-        reason = ended.get("reason", "crashed" if self.crashed else "stopped")
+        reason = ended.get("reason", "crashed" if self.crashed and not self._killed else "stopped")
         scheduled = self._times
         total = rows
         if scheduled is not None:
@@ -289,19 +294,16 @@ class Sender:
         if process is None or self.ended:
             return
         assert process.stdin is not None
-        if "ready" in self._said:
-            try:
+        if self.began:
+            with contextlib.suppress(OSError):  # it may be ending by itself
                 process.stdin.write(b"s")
                 process.stdin.flush()
-            except OSError:
-                pass_on = True  # it is ending by itself
-            else:
-                pass_on = False
             deadline = time.monotonic() + _STOP
-            while not pass_on and not self.ended and time.monotonic() < deadline:
+            while not self.ended and time.monotonic() < deadline:
                 self._listen(0.05)
         if not self.ended:
             process.kill()
+            self._killed = True
             self._said["gone"] = {}
 
     def close(self) -> None:
@@ -310,10 +312,8 @@ class Sender:
         if process is not None:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(OSError):  # what was not flushed is of no use to it any more
                         pipe.close()  # the end of its input ends it
-                    except OSError:
-                        continue  # what was not flushed is of no use to it any more
             try:
                 process.wait(_GOODBYE if self.ended else 0.5)
             except subprocess.TimeoutExpired:
