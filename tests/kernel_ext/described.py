@@ -31,7 +31,7 @@ def check_described(method: str, path: str, status: int, kind: str, body: bytes)
     path = path.partition("?")[0]
     items = [item for pattern, item in _operations() if pattern.fullmatch(path)]
     found = [item[method.lower()] for item in items if method.lower() in item]
-    if not found:
+    if not found or kind.startswith("text/html"):  # a page of Jupyter's own: the extension is not there
         return
     answers = found[0]["responses"]
     assert str(status) in answers, f"{method} {path}: {status} is not in the document: {body[:200]!r}"

@@ -295,6 +295,17 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     wait_until(lambda: (9, "AVAILABLE", True) in versions(jupyter), 30, "the version that is held")
 
     os.kill(restarted.json["pid"], signal.SIGKILL)
+    refusals: list[Answer] = []
+
+    def is_back() -> bool:
+        found = ask(jupyter, "GET", "/serving/one/v1/models/half")
+        refusals.append(found)
+        return found.status == 200
+
+    wait_until(is_back, 30, "the proxy's way to the next process")
+    ours = [found for found in refusals if "message" in found.json]  # not those of the serving process
+    assert {found.status for found in ours} <= {502, 503}, "to be tried again, not gone"
+    assert all("retry-after" in found.headers for found in ours if found.status == 503)
     wait_until(lambda: ask(jupyter, "GET", ONE).json["restarts"] == 1, what="the restart")
     again = wait_until(lambda: ask(jupyter, "GET", ONE).json.get("pid"), 30, what="the next process")
     leaks.allow(again)

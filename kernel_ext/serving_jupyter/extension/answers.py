@@ -23,6 +23,7 @@ _STATUS: Final = {
     "LaunchError": 503,
     "RecordError": 409,
     "ServerNotRunningError": 404,
+    "ServerStartingError": 503,
     "ModelNotServedError": 404,
     "ExportError": 400,
     "PublishError": 400,
@@ -30,6 +31,8 @@ _STATUS: Final = {
     "ProofError": 409,
     "PredictError": 409,
 }
+#: After which a server that starts, or starts again, may answer.
+_RETRY_SECONDS: Final = 1
 #: By the code of a `ControlError`; others are 502: the serving process did not do its part.
 _STATUS_OF_CODE: Final = {
     "INVALID_ARGUMENT": 400,
@@ -98,6 +101,8 @@ class ServingHandler(ExtensionHandlerMixin, APIHandler):
     def write_error(self, status_code: int, **named: Any) -> None:
         """Answer an error as JSON."""
         error = named.get("exc_info", (None, None, None))[1]
+        if status_code == 503:
+            self.set_header("Retry-After", _RETRY_SECONDS)
         message = error.message if isinstance(error, RefusedError) else responses.get(status_code, "Unknown error")
         if isinstance(error, web.HTTPError) and not isinstance(error, RefusedError) and error.log_message:
             message = error.log_message % error.args if error.args else str(error)

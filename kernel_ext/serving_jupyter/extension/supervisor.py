@@ -31,15 +31,21 @@ from serving_workbench.launch import launch
 from serving_workbench.records import Record, is_alive, list_instances, read_record, record_path
 from serving_workbench.server import stop_instance
 
-__all__ = ["Settings", "Supervisor"]
+__all__ = ["ServerStartingError", "Settings", "Supervisor"]
 
 #: Seconds between a crash and the start, at most: the first wait doubles up to this.
 _MAX_BACKOFF: Final = 30.0
 #: Seconds for a server to say who it is: when a person wants it, and when records are looked through.
 _TRUST_SECONDS: Final = 5.0
 _SCAN_SECONDS: Final = 1.0
+#: States from which a server comes to run by itself.
+_COMING: Final = frozenset({State.STARTING, State.RESTARTING})
 #: Seconds before a record that was not believed is looked at again.
 _DISTRUST_SECONDS: Final = 10.0
+
+
+class ServerStartingError(ServerNotRunningError):
+    """A server does not run yet, or is about to run again."""
 
 
 @dataclass
@@ -123,12 +129,13 @@ class Supervisor:
         ------
         RecordError
         ServerNotRunningError
-            It does not run (now), with the reason.
+            It does not run, with the reason; a `ServerStartingError` when it is about to.
         """
         instance = await self.find(name)
         if instance.record is None or instance.state is not State.RUNNING:
             reason = f": {instance.error}" if instance.error else ""
-            raise ServerNotRunningError(f"The server '{name}' is {instance.state.value}{reason}")
+            kind = ServerStartingError if instance.state in _COMING else ServerNotRunningError
+            raise kind(f"The server '{name}' is {instance.state.value}{reason}")
         return instance.record
 
     def is_up(self, name: str) -> bool:
