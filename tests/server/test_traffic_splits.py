@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -329,3 +330,73 @@ async def test_files_that_go_away_take_a_version_out(splits: Splits, manager: Ma
     manager.aspire("m", paths(1, 2))
     await reach(manager, v1=AVAILABLE)
     assert answers(splits, manager) == {1, 2}
+
+
+# --- anything in any order ---
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_walks_never_send_a_request_to_a_version_that_is_gone(seed: int) -> None:
+    rng = random.Random(seed)
+    loader, disk = FakeLoader(), Disk()
+    manager = disk.manager = Manager(loader, clock=FakeClock(), close_timeout=2.0, max_load_retries=0)
+    splits = Splits(manager, disk.poll, rng)
+    manager.add_model("m")
+    manager.aspire("m", paths(1, 2))
+    setting: set[asyncio.Task[None]] = set()
+
+    def some(most: int = 4) -> list[int]:
+        return rng.sample(range(5), rng.randint(1, most))
+
+    def put() -> None:
+        asked = wish({version: rng.choice([0, 1, 5]) for version in some()[1:]} | {rng.randrange(5): 1})
+        setting.add(asyncio.create_task(splits.put("m", asked)))
+
+    def crash() -> None:
+        alive = [servable for servable in loader.servables if not servable.closed and servable.callback is not None]
+        if alive:
+            rng.choice(alive).crash()
+
+    def hold() -> None:
+        with contextlib.suppress(FailedPreconditionError):  # the only one that serves
+            manager.hold("m", rng.randrange(5))
+
+    def fail() -> None:
+        loader.errors["m", rng.randrange(5)] = [BadModelError("bad")]
+
+    steps: list[Callable[[], object]] = [
+        put,
+        put,
+        lambda: splits.end("m"),
+        lambda: manager.aspire("m", paths(*some())),
+        lambda: manager.set_policy("m", rng.choice([Latest(1), Latest(2), Specific(some(2))])),
+        hold,
+        lambda: manager.promote("m", rng.randrange(5)),
+        crash,
+        fail,
+    ]
+    for _ in range(120):
+        rng.choice(steps)()
+        await turns(rng.randint(0, 12))
+        router = splits.routers.get("m")
+        if router is None:
+            continue
+        assert manager.kept("m") >= router.weights.keys()
+        available = {version for version, state in states(manager).items() if state is AVAILABLE}
+        assert {arm.version for arm in router.periods[-1].arms} == available & router.weights.keys()
+        for _ in range(5):
+            servable = router.pick(Nobody())
+            if servable is None:
+                assert not any(router.weights[version] for version in available & router.weights.keys())
+            else:
+                assert isinstance(servable, FakeServable)
+                assert servable is manager.resolve("m", servable.version)
+                assert not servable.closed
+                assert router.weights[servable.version] > 0
+    splits.end("m")
+    await asyncio.gather(*setting, return_exceptions=True)
+    refusals = (NotFoundError, FailedPreconditionError, AbortedError, DeadlineExceededError)
+    assert all(isinstance(task.exception(), refusals) for task in setting if task.exception() is not None)
+    assert manager.kept("m") == frozenset()
+    assert not splits.routers
+    await manager.close(drain_timeout=1.0)
