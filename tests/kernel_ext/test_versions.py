@@ -13,14 +13,21 @@ from pathlib import Path
 import pytest
 
 from tests.kernel_ext.extension import ask, believed, log_in, predict
-from tests.kernel_ext.jupyter import JupyterServer
+from tests.kernel_ext.jupyter import JupyterServer, Kernel
 from tests.kernel_ext.overlays import oldest, overlay, python_path
+from tests.servers import wait_until
 
 #: What IPython 8 and Jupyter's server 2.10 need besides what newer ones do.
 _ALSO = ("decorator", "overrides")
 _SHOW = (
     "import importlib.metadata as m, json; "
     "print(json.dumps({n: m.version(n) for n in ('ipykernel', 'ipython', 'jupyter_server')}))"
+)
+
+#: What the browser knows of the panel's buttons, by what is written on them.
+_BUTTONS = (
+    "import json, ipywidgets as w; from ipywidgets.widgets.widget import _instances; "
+    "print(json.dumps({b.description: b.model_id for b in _instances.values() if isinstance(b, w.Button)}))"
 )
 
 pytestmark = pytest.mark.slow
@@ -80,9 +87,30 @@ def test_a_notebooks_day(
         assert "AVAILABLE" in kernel.run("%serve status half")
         shown = kernel.run("import serving_workbench as sw; print(sw.connect('half').predict([2.0]).tolist())")
         assert shown.strip() == "[3.0]"
+        roll_back_by_a_click(kernel, f"{models_dir}/half_plus_two/2")
+        assert predict(jupyter, "default", "half") == [2.5, 3.0]
         kernel.shutdown()
         assert believed(jupyter, "default") == record
         assert ask(jupyter, "DELETE", "/serving/api/instances/default").json["stopped"]
         assert " registered for " not in "".join(
             line for line in jupyter.log(1 << 20).splitlines() if "serving" in line
         ), "a route without authentication"
+
+
+def roll_back_by_a_click(kernel: Kernel, next_version: str) -> None:
+    """Deploy another version, open the panel, press a button as a browser does, see the panel change by itself."""
+    kernel.run(f"%serve {next_version} --name half --no-progress")
+    assert "half" in kernel.run("panel = sw.panel()\npanel")
+    button = json.loads(kernel.run(_BUTTONS))["Roll back"]
+    wait_until(lambda: "True" in kernel.run("print(panel.snapshot is not None)"), 30, "what the panel's thread reads")
+    click = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
+    kernel.client.shell_channel.send(kernel.client.session.msg("comm_msg", click))
+
+    def told() -> bool:
+        # No cell runs: what comes is from the panel's threads.
+        content = kernel.client.get_iopub_msg(timeout=30)["content"]
+        value = content.get("data", {}).get("state", {}).get("value")
+        return isinstance(value, str) and "answers now (before: 2)" in value
+
+    wait_until(told, 60, "the panel to tell of the rollback")
+    kernel.run("panel.close()")
