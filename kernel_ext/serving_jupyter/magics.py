@@ -73,8 +73,12 @@ def _magic(shell: Any, name: str) -> Callable[..., Any]:
 
 
 def _run(magic: str, line: str, cell: str | None, notebook: Notebook) -> Any:
-    if not line.strip() or {"-h", "--help"} & set(line.split()):
-        print(help_page(magic, magic_parsers(magic)))
+    words = line.split()
+    if not words or {"-h", "--help"} & set(words):
+        parsers = magic_parsers(magic)
+        # Of a sub-command its own part only; the whole is long.
+        chosen = parsers.get(words[0]) if words else None
+        print(chosen.format_help() if chosen is not None else help_page(magic, parsers))
         return None
     try:
         command, arguments = parse_line(magic, line, notebook.evaluate)

@@ -69,7 +69,11 @@ def test_unloading_takes_everything_back(session: Session) -> None:
 
 def test_help(session: Session) -> None:
     page = session.says("%serve --help")
-    assert page == session.says("%serve") == session.says("%serve stop -h")
+    assert page == session.says("%serve") == session.says("%serve model -h")
+    part = session.says("%serve stop -h")
+    assert part.startswith("usage: %serve stop ")
+    assert part.strip() in page
+    assert "%serve status" not in part
     described = session.shell.object_inspect_text("%serve")
     assert "%serve model --name digits" in described
     assert "--tolerance X" in described
