@@ -158,13 +158,15 @@ def test_a_restart_brings_everything_back(
     session.run("%serve config a --policy latest:2 --batching on max_batch_size=7 --instance t2")
     wait_until(lambda: loaded(handles[0].status()) == [2, 1], what="both versions")
     session.run("%serve label a old=1 --instance t2")
-    before = handles[0].server
+    before = sw.Server.connect("t2")
     table = session.run("%serve restart --instance t2")
     after = sw.Server.connect("t2")
     assert not before.is_running()
     assert (after.instance_id != before.instance_id, after.root) == (True, before.root)
     assert after.endpoints == before.endpoints
     assert after.record.owner_pid == before.record.owner_pid
+    assert handles[0].serving_version == 2, "a handle goes on with the new process"
+    assert (handles[0].server.pid, handles[0].server.instance_id) == (after.pid, after.instance_id)
     assert table.data["models"]["a"]["serving_version"] == 2
     model = after.control.model("a")
     assert (model["labels"], model["policy"]) == ({"old": 1}, {"latest": {"num_versions": 2}})

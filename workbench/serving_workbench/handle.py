@@ -449,7 +449,8 @@ class ServedModel:
         """Stop serving this model; the server ends with its last one. Its files stay. Idempotent."""
         if not self.server.is_running():
             self.server.stop()
-            return
+            if not self.server.follow() or self.name not in self.server.models():
+                return
         try:
             self.server.control.delete_model(self.name)
         except ControlError as error:

@@ -40,7 +40,8 @@ class Server:
     """One serving process of this user.
 
     Made by `find`, `connect` or `launch`, never directly. The object holds no connection of its own to the process
-    except a gRPC channel once `client` was used; dropping it leaves the server running.
+    except a gRPC channel once `client` was used; dropping it leaves the server running. When the process was replaced,
+    restarted by hand or after a crash, the next question goes to the one that has its name now.
 
     Attributes
     ----------
@@ -152,7 +153,7 @@ class Server:
         ------
         ServerNotRunningError, ControlError
         """
-        data = self.ask(self.control.status)
+        data = self.ask(self._control_status)
         rows = [row for name in sorted(data["models"]) for row in version_rows(data["models"][name])]
         where = ", ".join(f"{kind} {address}" for kind, address in data["endpoints"].items())
         state = data["forkserver"]
@@ -163,11 +164,11 @@ class Server:
 
     def models(self) -> list[str]:
         """Names of the models it knows."""
-        return sorted(self.ask(self.control.status)["models"])
+        return sorted(self.ask(self._control_status)["models"])
 
     def statistics(self) -> dict[str, Any]:
         """Request counts, latencies and batch sizes since the start, by model and version."""
-        return dict(self.ask(self.control.statistics))
+        return dict(self.ask(self._control_statistics))
 
     def batching(self, name: str) -> dict[str, Any] | None:
         """Batching parameters of a model; None when it is off."""
@@ -217,7 +218,7 @@ class Server:
             return mirror_table(name, answer)
 
     def ask(self, question: Callable[[], Any]) -> Any:
-        """Return what a call of `control` returns.
+        """Return what a call of `control` returns; after a restart, of that of the new process.
 
         Raises
         ------
@@ -228,12 +229,33 @@ class Server:
         try:
             return question()
         except ControlError as error:
-            if error.code == "UNAVAILABLE" and not self.is_running():
+            if error.code != "UNAVAILABLE" or self.is_running():
+                raise
+            if not self.follow():
                 raise ServerNotRunningError(
                     f"The server '{self.name}' (pid {self.pid}) has ended.",
                     hint="sw.serve(...) starts a new one; its log is shown by sw.logs().",
                 ) from error
-            raise
+            return question()
+
+    # Functions of their own, as `control` is another one after a restart.
+
+    def _control_status(self) -> dict[str, Any]:
+        return self.control.status()
+
+    def _control_statistics(self) -> dict[str, Any]:
+        return self.control.statistics()
+
+    def follow(self) -> bool:
+        """Go on with the process that has this name now, restarted by hand or after a crash; return whether one has."""
+        # A record of our own process stays: it tells whoever supervises the server of a crash.
+        left = read_record(record_path(self.name))
+        record = None if left is None or left.instance_id == self.instance_id else trusted_record(self.name)
+        if record is None:
+            return False
+        self.close()
+        self.record, self.control = record, ControlClient.of(record)
+        return True
 
     def logs(self, n: int = 100) -> str:
         """Return the last `n` lines of its log."""

@@ -84,7 +84,7 @@ def _parsed(text: str, what: str) -> Any:
         raise CommandLineError(f"{what} is no JSON: {error}.{hint}") from error
 
 
-def shown(result: object, *, as_json: bool) -> str:
+def shown(result: Any, *, as_json: bool) -> str:
     """Return how a command's result is printed; empty for none."""
     if as_json:
         return json.dumps(_plain(result))
