@@ -68,7 +68,7 @@ class _Forks:
     async def fork(self, spec: dict[str, Any], fds: Sequence[int]) -> int:
         self.specs.append(spec)
         lines = BlockingLines(socket.socket(fileno=os.dup(fds[0])))
-        thread = threading.Thread(target=self._serve, args=(lines,))
+        thread = threading.Thread(target=self._serve, args=(lines,), daemon=True)
         self.threads.append(thread)
         thread.start()
         return 100 + len(self.specs)
