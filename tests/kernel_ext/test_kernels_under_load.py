@@ -30,7 +30,7 @@ class Asking:
         self._thread = threading.Thread(target=self._run, name="asking")
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.02):
             try:
                 self._question()
             except Exception as error:
@@ -86,7 +86,7 @@ def test_clients_outside_notice_nothing_of_what_happens_to_kernels(
 
     has_proxy = "extension" in request.node.callspec.id
     with (
-        HalfPlusTwoLoad(record.endpoints["grpc"], "half", rate=100) as load,
+        HalfPlusTwoLoad(record.endpoints["grpc"], "half", rate=50) as load,
         Asking(directly) as by_rest,
         Asking(proxied if has_proxy else directly) as by_proxy,
     ):
