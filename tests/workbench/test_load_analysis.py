@@ -202,6 +202,29 @@ def test_saturation_is_found_and_a_busy_server_is_none() -> None:
     assert "of the arrivals of the second half were answered" in heavy.reason
 
 
+def test_growth_is_the_slope_of_least_squares() -> None:
+    begun, answered = queue(100, 0.012, 20, 3)
+    growth = analysis.saturation(begun, answered, 20.0).growth
+    samples = analysis.in_flight(begun, answered, np.linspace(10, 20, 500, endpoint=False)).reshape(10, 50).mean(axis=1)
+    fit = stats.linregress(np.linspace(10.5, 19.5, 10), samples)
+    margin = stats.t.ppf(0.995, 8) * fit.stderr
+    assert (growth.value, growth.low) == pytest.approx((fit.slope, fit.slope - margin))
+
+
+@pytest.mark.parametrize(
+    ("count", "part"), [(1, 0.5), (10, 0.01), (10, 0.99), (300, 0.99), (5000, 0.5), (10**6, 0.999)]
+)
+def test_order_statistics_hold_the_confidence(count: int, part: float) -> None:
+    low, high = analysis.order_interval(np.arange(count) + 1.0, part, 0.95)
+    binomial = stats.binom(count, part)
+    below, above = 1 if low == -np.inf else binomial.sf(low - 1), 1 if high == np.inf else binomial.cdf(high - 1)
+    assert below >= 0.975
+    assert above >= 0.975
+    # No closer pair would do.
+    assert low == -np.inf or low == count or binomial.sf(low) < 0.975
+    assert high == np.inf or high == 1 or binomial.cdf(high - 2) < 0.975
+
+
 def test_requests_in_flight_are_counted() -> None:
     begun, answered = [0.0, 1.0, 2.0, 3.0], [1.5, np.nan, 2.5, 10.0]
     assert analysis.in_flight(begun, answered, [-1, 0.5, 1.2, 2.2, 2.7, 20]).tolist() == [0, 1, 2, 2, 1, 1]
