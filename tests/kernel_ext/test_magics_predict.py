@@ -51,7 +51,7 @@ def test_a_cell_with_json_is_asked_by_rest(session: Session) -> None:
         ("%predict half x --version 1 --label a", "%predict: give --version or --label, not both."),
         ("%predict half ['a']", "Input 'x' takes float; given text, such as 'a'"),
         ("%predict half x[0] --version 9", "NOT_FOUND"),
-        ("%predict half x[0] --label stable", "Unrecognized servable version label: stable"),
+        ("%predict half x[0] --label stable", "See which labels there are: sw.label('half') or %serve label half."),
         ("%predict half x[0] --signature nope", "Model 'half' has no signature 'nope'"),
         ("%predict nothere x[0]", "does not serve a model 'nothere'; its models are 'half'"),
         ("%predict half x --instance nowhere", "No server of instance 'nowhere' is running."),

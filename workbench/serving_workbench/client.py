@@ -92,7 +92,7 @@ class PredictClient:
         """
         request = GetModelMetadataRequest(metadata_field=["signature_def"])
         _fill_spec(request.model_spec, name, version)
-        answer = self._call(self._metadata, request, timeout, name)
+        answer = self._call(self._metadata, request, timeout, name, version)
         definitions = SignatureDefMap()
         answer.metadata["signature_def"].Unpack(definitions)
         found = usable_signatures(parse_signatures(definitions.signature_def))
@@ -184,10 +184,10 @@ class PredictClient:
         request.model_spec.signature_name = signature.name
         for key, array in as_inputs(x, signature).items():
             request.inputs[key].CopyFrom(to_proto(array, as_content=True))
-        answer = self._call(self._predict, request, timeout, name)
+        answer = self._call(self._predict, request, timeout, name, version)
         return _arrays(answer.outputs)
 
-    def _call(self, method: Any, request: Any, timeout: float, name: str) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float, name: str, version: int | str | None) -> Any:
         try:
             return method(request, timeout=timeout)
         except grpc.RpcError as error:
@@ -197,6 +197,8 @@ class PredictClient:
                 hint = f"Nothing came in {timeout:g} s: pass a longer timeout=, or look at the status of '{name}'."
             elif code == "UNAVAILABLE" and "failed to connect" in str(error.details()).lower():
                 hint = f"No server listens at {self.endpoint}: it was stopped or restarted; serve or connect again."
+            elif isinstance(version, str) and "label" in str(error.details()):
+                hint = f"See which labels there are: sw.label('{name}') or %serve label {name}."
             # `from None`: gRPC's own traceback fills a screen and says nothing more.
             raise PredictError(f"{code}: {error.details()}", code=code, hint=hint) from None
 
