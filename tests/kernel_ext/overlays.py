@@ -53,31 +53,23 @@ def overlay(cache: Path, *requirements: str) -> Path:
 
 def _install(folder: Path, requirements: tuple[str, ...]) -> None:
     draft = folder.with_suffix(".draft")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--no-deps",
-    ]
-    for attempt in range(1, _ATTEMPTS + 1):
+    options = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--target", str(draft))
+    command = [sys.executable, "-m", "pip", "install", *options, *requirements]
+    said = ""
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS)  # between two requests to somebody else's server
         shutil.rmtree(draft, ignore_errors=True)
-        done = subprocess.run(
-            [*command, "--target", str(draft), *requirements],
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_SECONDS,
-            check=False,
-        )
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            said = f"nothing for {_INSTALL_SECONDS:g} s"
+            continue
         if done.returncode == 0:
             draft.rename(folder)
             return
-        if attempt < _ATTEMPTS:
-            time.sleep(_PAUSE_SECONDS)  # between two requests to somebody else's server
-    reason = f"pip could not install {', '.join(requirements)} in {_ATTEMPTS} attempts:\n{done.stderr[-2000:]}"
+        said = done.stderr[-2000:]
+    reason = f"pip could not install {', '.join(requirements)} in {_ATTEMPTS} attempts; it says:\n{said}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -17,7 +17,7 @@ from tests.kernel_ext.extension import ask, believed, predict
 from tests.kernel_ext.jupyter import TOKEN, JupyterServer
 from tests.kernel_ext.overlays import overlay, python_path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # an index may take its time
 
 #: JupyterHub, and of what it needs that which the environment has not.
 _HUB = (

@@ -30,7 +30,7 @@ _BUTTONS = (
     "print(json.dumps({b.description: b.model_id for b in _instances.values() if isinstance(b, w.Button)}))"
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # an index may take its time
 
 
 @pytest.mark.parametrize(
