@@ -218,6 +218,7 @@ def test_split_and_end(panel: Panel, served: sw.ServedModel) -> None:
     named(panel, w.BoundedFloatText, "Share %").value = 40
     assert "is the only one that answers, so it has all requests. Choose another" in click(panel, "Set share")
     choose(panel, "Version", 1)
+    click(panel, "Load")  # beside: that must not be in the way
     named(panel, w.BoundedFloatText, "Share %").value = 25
     assert "25 % of the requests" in click(panel, "Set share")
     shares = {found.version: found.share for found in panel.snapshot.of(served.name)}  # type: ignore[union-attr]

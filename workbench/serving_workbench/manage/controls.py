@@ -26,7 +26,7 @@ def offer(dropdown: w.Dropdown, options: Sequence[tuple[str, Any]]) -> None:
 
 
 def text(description: str, placeholder: str, width: str) -> w.Text:
-    # Told when the field is left, so before the button that is clicked next; letter by letter the last may come after it.
+    # Told when the field is left, so before the button that is clicked next; letter by letter the last comes too late.
     return w.Text(
         description=description, placeholder=placeholder, continuous_update=False, style=FIELD, layout={"width": width}
     )
