@@ -317,7 +317,8 @@ class Notebook:
         """Replace what is in the text field with this label, and leave the field."""
         field = self.field(label)
         self.scroll_to(field)
-        field.clear()
+        # Over what is there: a number field that is emptied takes its old value back.
+        field.send_keys(Keys.CONTROL + "a")
         field.send_keys(text, Keys.TAB)
 
     def field(self, label: str) -> WebElement:
