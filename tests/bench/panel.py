@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the traffic")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sw-") as folder:
+        (Path(folder) / "models").mkdir()
         built = models.cached(Path(folder) / "models")
         with JupyterServer(Path(folder) / "j") as jupyter:
             kernel = jupyter.start_kernel()
