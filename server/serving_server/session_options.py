@@ -83,8 +83,8 @@ class DeviceOptions:
     def __post_init__(self) -> None:
         devices = self.visible_device_list
         if devices and devices != CPU_ONLY:
-            numbers = devices.split(",")
-            if not all(number.strip().isdigit() for number in numbers) or len(set(numbers)) != len(numbers):
+            numbers = [number.strip() for number in devices.split(",")]
+            if not all(number.isdigit() for number in numbers) or len(set(map(int, numbers))) != len(numbers):
                 msg = f'visible_device_list "{devices}" is neither "cpu" nor a list of card numbers like "0,1"'
                 raise InvalidArgumentError(msg)
         check_fraction(self.gpu_memory_fraction, "per_process_gpu_memory_fraction of the model")

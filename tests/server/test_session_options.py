@@ -144,7 +144,7 @@ def test_equal_decisions_are_equal_bytes() -> None:
     assert decide(SessionFlags(), read_template(file)) == decide(SessionFlags(), read_template(file))
 
 
-@pytest.mark.parametrize("text", ["gpu", "0,0", "-1", "0,", "0;1"])
+@pytest.mark.parametrize("text", ["gpu", "0,0", "0, 0", "1,01", "-1", "0,", "0;1"])
 def test_devices_that_are_none(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match="visible_device_list"):
         DeviceOptions(text)
