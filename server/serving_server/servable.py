@@ -123,7 +123,9 @@ class ServedVersion:
 
     async def _load(self, batching: BatchingParameters | None, on_step: Callable[[str], None]) -> None:
         self._on_step = on_step
-        self._scheduler = scheduler = Scheduler(batching, self.statistics, self._idle.set)
+        self._scheduler = scheduler = Scheduler(
+            batching, self.statistics, self._idle.set, unbatched=self._options.lanes
+        )
         for _ in range(self._lanes_for(batching)):
             scheduler.add_lane()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -236,7 +238,9 @@ class ServedVersion:
         self._scheduler.parameters = value
 
     def provide_lanes(self, count: int) -> None:
-        """See to it that so many batches can run at once, `_MAX_LANES` at most.
+        """See to it that there are lanes for so many runs at once, `_MAX_LANES` at most.
+
+        How many batches run at once is up to the batching parameters all the same.
 
         Raises
         ------

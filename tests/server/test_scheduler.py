@@ -194,3 +194,37 @@ async def test_requests_that_come_while_others_are_read_share_their_batch(monkey
     assert queue.running == 8  # a full one neither
     queue.fail(ServingError("gone"))
     queue.close()
+
+
+async def test_no_more_batches_run_at_once_than_there_are_batch_threads() -> None:
+    """However many lanes there are: more threads before, or a measurement, leave some behind."""
+    loop = asyncio.get_running_loop()
+    one = BatchingParameters(max_batch_size=1, num_batch_threads=1)
+    queue = Scheduler(one, Statistics(), lambda: None, unbatched=2)
+    for _ in range(3):
+        queue.add_lane()
+
+    async def running() -> int:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return queue.running
+
+    def answer_one() -> None:
+        queue._answered(next(iter(queue._running)), Answer(0, [], (int(StatusCode.INTERNAL), "no matter")))
+
+    for _ in range(8):
+        queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, lambda *_: None))
+    assert await running() == 1
+    queue.parameters = dataclasses.replace(one, num_batch_threads=3)
+    assert await running() == 3
+    queue.parameters = one
+    answer_one()
+    assert await running() == 2, "what runs is not taken back"
+    answer_one()
+    answer_one()
+    assert await running() == 1
+    queue.parameters = None
+    queue.submit(Task(SIGNATURE, {"x": np.float32([1])}, ("y",), loop.time(), None, lambda *_: None))
+    assert await running() == 2
+    queue.fail(ServingError("gone"))
+    queue.close()

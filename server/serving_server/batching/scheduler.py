@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, perf_counter_ns
 from typing import Final
@@ -60,13 +61,22 @@ class Scheduler:
     statistics : Statistics
     on_idle : callable
         Called whenever the last pending request has been answered.
+    unbatched : int or None
+        Requests at once when batching is off; None: as many as there are lanes.
     """
 
     def __init__(
-        self, parameters: BatchingParameters | None, statistics: Statistics, on_idle: Callable[[], None]
+        self,
+        parameters: BatchingParameters | None,
+        statistics: Statistics,
+        on_idle: Callable[[], None],
+        unbatched: int | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._parameters = parameters
+        self._unbatched = sys.maxsize if unbatched is None else unbatched
+        # Not the number of lanes: there may be more, of earlier parameters and of measurements.
+        self._most_running = self._allowed(parameters)
         self._statistics = statistics
         self._on_idle = on_idle
         self._lanes: list[FrontLane] = []
@@ -107,7 +117,11 @@ class Scheduler:
     @parameters.setter
     def parameters(self, value: BatchingParameters | None) -> None:
         self._parameters = value
+        self._most_running = self._allowed(value)
         self._wake()
+
+    def _allowed(self, parameters: BatchingParameters | None) -> int:
+        return self._unbatched if parameters is None else parameters.num_batch_threads
 
     @property
     def pending(self) -> int:
@@ -229,7 +243,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         # Not at once: whatever this turn of the loop still brings shall share the batch.
-        if not self._wakeup_due and self._free:
+        if not self._wakeup_due and self._free and len(self._running) < self._most_running:
             self._wakeup_due = True
             self._gather_until = perf_counter() + _GATHER_SECONDS
             self._seen = self._arrived
@@ -247,7 +261,7 @@ class Scheduler:
     def _dispatch(self) -> None:
         self._wakeup_due = False
         self._stop_timer()
-        while self._free:
+        while self._free and len(self._running) < self._most_running:
             parameters = self._parameters or BatchingParameters()
             batch, due = self._queues.next(parameters, len(self._running), self._loop.time())
             if batch is None:
@@ -380,6 +394,7 @@ class Scheduler:
         batch = self._running.pop(lane, None)
         if batch is not None:
             self._finish(batch, UnavailableError("the connection to the worker was lost; the request may be retried"))
+            self._wake()  # another lane may run in its place
 
     def _check_idle(self) -> None:
         if self._pending == 0:
