@@ -8,6 +8,7 @@ from scipy import stats
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tuning.decision import Evidence, decide, gain, sustained
+from serving_workbench.tuning.ladder import meeting
 
 RATES = np.array([100.0, 200.0, 400.0, 800.0])
 
@@ -86,3 +87,17 @@ def test_one_spoiled_rung_is_judged_with_its_neighbours() -> None:
         100 * 2 ** (np.log(5) / np.log(10.6)), rel=0.05
     )
     assert sustained(Evidence(None, RATES, np.array([[0.004, 0.022, 0.006, 0.050]] * 5)), 0.020).rate > 400
+
+
+def test_ladders_have_a_rung_that_all_climb() -> None:
+    """A bad day for the fast one, which fails at 12,000/s, is no reason to choose the slow one."""
+    slow, fast = (1000.0, 1500.0, 3000.0), (12_000.0, 19_000.0, 36_000.0)
+    assert meeting([slow, fast], 0.3) == [slow, (3000.0, *fast)]
+    assert meeting([slow, slow], 0.3) == [slow, slow]
+    # 150 requests at 10/s would take 15 s.
+    assert meeting([(5.0, 10.0), fast], 0.5) == [(5.0, 10.0), (150.0, *fast)]
+    rates = meeting([slow, fast], 0.3)
+    crowded = np.where(np.array(rates[1]) > 3000, np.inf, 0.004) * np.ones((5, 1))
+    weak = Evidence(None, np.array(slow), np.array([[0.010, 0.030, np.inf]] * 5))
+    strong = Evidence(BatchingParameters(max_batch_size=64), np.array(rates[1]), crowded)
+    assert decide([weak, strong], 0.020).best == 1

@@ -40,6 +40,19 @@ def test_repeats_that_differ_too_much_are_told() -> None:
     assert result.sustained == 0
 
 
+def test_rates_that_end_with_the_ladder_are_told() -> None:
+    result = made_up()
+    assert "may sustain more" not in str(result)
+    best = result.best
+    assert best is not None
+    assert best.evidence is not None
+    best.evidence.latencies[:] = 0.001
+    ended = dataclasses.replace(result, candidates=result.candidates)
+    told = f"so may sustain more: best ({best.evidence.rates[-1]:,.0f} requests/s)."
+    assert told in str(ended)
+    assert told in ended._repr_mimebundle_()["text/html"]
+
+
 def test_an_impossible_objective_is_answered_with_the_smallest() -> None:
     result = dataclasses.replace(made_up(), candidates=[], feasible=False, slo=0.001)
     assert result.best is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ladder", "around"]
+__all__ = ["Ladder", "around", "meeting"]
 
 Floats = NDArray[np.float64]
 
@@ -92,3 +93,21 @@ class Ladder:
 def around(rate: float, factors: tuple[float, ...], seconds: float, seed: int) -> Ladder:
     """Return a ladder of a rate times each factor."""
     return Ladder(tuple(rate * factor for factor in factors), seconds, seed)
+
+
+def meeting(plans: Sequence[tuple[float, ...]], seconds: float) -> list[tuple[float, ...]]:
+    """Give each ladder a first rung that is no higher than the last one of any other.
+
+    On a bad day a fast configuration may fail at the lowest rate of its own ladder. That must not make it worse than a
+    slow one that kept the objective at rates which the fast one was never asked for.
+
+    Parameters
+    ----------
+    plans : sequence of tuple of float
+        Rates of each ladder, ascending.
+    seconds : float
+        Of a rung: where the slowest one takes much longer, as its p99 has to rest on `LEAST_REQUESTS`, the first rung
+        is as low as time allows.
+    """
+    lowest = max(min(rates[-1] for rates in plans), LEAST_REQUESTS / (2 * seconds))
+    return [(lowest, *rates) if lowest < 0.8 * rates[0] else rates for rates in plans]

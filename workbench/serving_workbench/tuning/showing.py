@@ -36,9 +36,8 @@ def bundle(result: TuneResult) -> dict[str, Any]:
 
 
 def _notes(result: TuneResult) -> list[str]:
-    told = verdict.trust(result) if result.measured else None
     fit = f"Run time: {result.curve.fit(result.curve.at_once[0])}."
-    return [fit, *result.notes, *([told] if told else [])]
+    return [fit, *result.notes, *verdict.cautions(result)]
 
 
 def _file(result: TuneResult) -> str:

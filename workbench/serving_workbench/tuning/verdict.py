@@ -15,7 +15,7 @@ from serving_workbench.tuning.decision import Decision, sustained
 if TYPE_CHECKING:
     from serving_workbench.tuning.result import Candidate, TuneResult
 
-__all__ = ["at_rate", "comments", "facts", "rows", "sentence", "short", "table", "text"]
+__all__ = ["at_rate", "cautions", "comments", "facts", "rows", "sentence", "short", "table", "text"]
 
 #: Prediction and measurement may differ by this much before it is said.
 TRUSTED = 0.15
@@ -169,7 +169,30 @@ def table(result: TuneResult) -> Table:
     return Table(shown, columns, "", result)
 
 
-def trust(result: TuneResult) -> str | None:
+def cautions(result: TuneResult) -> list[str]:
+    """Return what the measurements themselves say against relying on them."""
+    if not result.measured:
+        return []
+    return [each for each in (_at_least(result), _trust(result)) if each]
+
+
+def _at_least(result: TuneResult) -> str | None:
+    """Say whose rates are those of the ladder's end: their intervals are of what was asked for, not of the server."""
+    if result.rate is not None:
+        return None
+    ended = []
+    for candidate, here in zip(result.measured, result.decision.sustained, strict=True):
+        assert candidate.evidence is not None
+        asked = float(candidate.evidence.rates[-1])
+        repeats = here.by_repeat[np.isfinite(here.by_repeat)]
+        if np.median(repeats) >= 0.999 * asked:
+            ended.append(f"{candidate.label} ({asked:,.0f} requests/s)")
+    if not ended:
+        return None
+    return f"Kept the objective at the highest rate that was tried, so may sustain more: {'; '.join(ended)}."
+
+
+def _trust(result: TuneResult) -> str | None:
     """Say when prediction and measurement differ by more than they should."""
     off = [
         (candidate.predicted / here.rate, candidate)
@@ -194,8 +217,7 @@ def text(result: TuneResult) -> str:
         lines += ["", repr(table(result))]
     if result.feasible:
         lines += ["", f"Run time: {result.curve.fit(result.curve.at_once[0])}."]
-    told = trust(result) if result.measured else None
-    lines += [*result.notes, *([told] if told else [])]
+    lines += [*result.notes, *cautions(result)]
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
     lines.append(f"Took {sum(result.seconds.values()):.0f} s ({spent}).")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from serving_workbench.tuning import blackbox
 from serving_workbench.tuning.capacity import capacity
 from serving_workbench.tuning.decision import Evidence, sustained
 from serving_workbench.tuning.guided import predicted, shortlist
-from serving_workbench.tuning.ladder import Ladder, around
+from serving_workbench.tuning.ladder import Ladder, around, meeting
 from serving_workbench.tuning.measuring import Climb, Measurer
 from serving_workbench.tuning.result import Candidate, TuneResult
 from serving_workbench.tuning.simulator import Simulator, unbatched
@@ -269,7 +269,9 @@ class Verifier:
         finalists += [each for each in self._result.candidates if each.label == CURRENT and each not in finalists]
         plans = [self._rates(each) for each in finalists]
         left = self._plan.seconds - self._steps.spent - 2.0
-        each = max(0.2, (left / (len(finalists) * self._plan.repeats) - self._overhead) / len(plans[0]))
+        once = left / (len(finalists) * self._plan.repeats) - self._overhead
+        plans = meeting(plans, max(0.2, once / len(plans[0])))
+        each = max(0.2, once / max(map(len, plans)))
         order = random.Random(self._plan.seed + 1)  # noqa: S311 - no secret
         found: list[list[Climb]] = [[] for _ in finalists]
         with contextlib.ExitStack() as stack:
