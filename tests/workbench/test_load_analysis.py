@@ -239,6 +239,11 @@ def test_littles_law_holds_for_a_queue_and_not_for_a_clock_that_lies() -> None:
     assert law.counted == pytest.approx(law.computed, rel=0.15)
     wrong = analysis.littles_law(begun, begun + (answered - begun) / 3, times, counts, 5.0, 25.0)
     assert not wrong.holds
+    # In a closed loop the count is exact, so that little is left for noise.
+    closed = np.arange(2000) / 200
+    steady = np.full(400, 20)
+    for part, holds in ((0.96, True), (1.04, True), (0.9, False), (1.1, False)):
+        assert analysis.littles_law(closed, closed + 0.1 * part, times, steady, 5.0, 10.0).holds is holds
 
 
 # --- verdicts of a run ---

@@ -38,6 +38,8 @@ _BLOCKS: Final = 50
 _MIN_BLOCK: Final = 20
 _RESAMPLES: Final = 500
 _BINS: Final = 2000
+#: Part by which a count of the requests in flight and their latencies may disagree, beside the noise of sampling.
+_AGREE: Final = 0.05
 
 
 # -- percentiles -------------------------------------------------------------------------------------------------------
@@ -335,7 +337,7 @@ class LittlesLaw:
     computed : float
         Rate times mean latency.
     holds : bool
-        They agree within 10 % and what sampling explains.
+        They agree within 5 % and what sampling explains.
     """
 
     counted: float
@@ -368,4 +370,4 @@ def littles_law(
         return LittlesLaw(math.nan, computed, holds=True)
     counted = float(seen[inside].mean())
     noise = 4 * float(seen[inside].std()) / math.sqrt(int(inside.sum())) + 0.5
-    return LittlesLaw(counted, computed, abs(counted - computed) <= 0.1 * computed + noise)
+    return LittlesLaw(counted, computed, bool(abs(counted - computed) <= _AGREE * computed + noise))

@@ -25,6 +25,7 @@ from serving_workbench.load.payload import Payload, from_data, from_signature
 from serving_workbench.load.target import resolve
 from serving_workbench.savedmodel import default_signature_name
 from serving_workbench.tuning import blackbox
+from serving_workbench.tuning.arguments import check_numbers, whole_numbers
 from serving_workbench.tuning.measuring import Measurer
 from serving_workbench.tuning.profiling import Profile, profile
 from serving_workbench.tuning.result import TuneResult
@@ -48,6 +49,8 @@ _CLOCK: Final = 1e-3
 _WAITS: Final = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 #: Part of a processor that the load generator may use: beyond, it would measure itself.
 _CLIENT: Final = 0.75
+#: Seconds of the profile at most.
+_PROFILE: Final = 60.0
 #: Of the machine's processors, busy before anything began, beyond which it is said.
 _BUSY: Final = 0.25
 
@@ -79,10 +82,8 @@ def search(
     if method != GUIDED and method not in blackbox.METHODS:
         known = ", ".join((GUIDED, *blackbox.METHODS))
         raise WorkbenchError(f"There is no search method '{method}'.", hint=f"There are {known}.")
-    if rate is not None and not 0 < rate < math.inf:
-        raise WorkbenchError(f"rate={rate!r} is no number of requests per second.")
-    if repeats < 2:
-        raise WorkbenchError(f"repeats={repeats!r}: an interval needs at least 2 repeats.")
+    check_numbers(rate=rate, seconds=seconds, rows=rows, repeats=repeats, trials=trials, seed=seed)
+    axes = whole_numbers("sizes", sizes), whole_numbers("timeouts", timeouts), whole_numbers("threads", threads)
     if isinstance(model, str):
         found = connect(model, instance)
         assert isinstance(found, ServedModel)
@@ -91,7 +92,7 @@ def search(
     try:
         plan = Plan(objective.seconds, objective.percent, rate, rows, seconds, repeats, seed)
         tuner = _Tuner(model, plan, data, signature, steps)
-        tuner.space_options(sizes, timeouts, threads, padding)
+        tuner.space_options(*axes, padding)
         result = tuner.run(method, trials)
     finally:
         steps.close()
@@ -128,26 +129,22 @@ class _Tuner:
 
     def space_options(
         self,
-        sizes: Sequence[int] | None,
-        timeouts: Sequence[int] | None,
-        threads: Sequence[int] | None,
+        sizes: tuple[int, ...] | None,
+        timeouts: tuple[int, ...] | None,
+        threads: tuple[int, ...] | None,
         padding: bool | None,
     ) -> None:
         """Take the axes of the grid; what is None is chosen later."""
         largest = max(MAX_BATCH, self._plan.rows)
-        self._sizes = tuple(sorted(set(sizes))) if sizes else powers_of_two(largest)
+        self._sizes = sizes or powers_of_two(largest)
         self._sizes = tuple(size for size in self._sizes if size >= self._plan.rows)
         if not self._sizes:
             raise WorkbenchError(f"No batch size in sizes= holds a request of {self._plan.rows} rows.")
         wait = self._plan.slo * 1e6
         steps = {0, 1000, *(round(part * wait / 1000) * 1000 for part in _WAITS)}
-        self._timeouts = (
-            tuple(sorted(set(timeouts))) if timeouts else tuple(sorted(t for t in steps if t < wait or not t))
-        )
+        self._timeouts = timeouts or tuple(sorted(t for t in steps if t < wait or not t))
         cores = self._plan.cores
-        self._threads = (
-            tuple(sorted(set(threads))) if threads else tuple(sorted({1, max(1, cores // 2), cores, 2 * cores}))
-        )
+        self._threads = threads or tuple(sorted({1, max(1, cores // 2), cores, 2 * cores}))
         self._padding = padding
 
     # -- the steps -----------------------------------------------------------------------------------------------------
@@ -230,14 +227,14 @@ class _Tuner:
 
     def _profile(self, measurer: Measurer) -> Profile:
         sizes = sorted({*powers_of_two(self._sizes[-1]), *self._sizes})
-        at_once = [count for count in self._threads if count <= 2 * self._plan.cores]
+        at_once = [count for count in self._threads if count <= 2 * self._plan.cores] or [1]
         found = profile(
             self._model,
             self._signature,
             self._inputs,
             sizes,
             at_once,
-            seconds=0.05 * self._plan.seconds,
+            seconds=min(_PROFILE, 0.05 * self._plan.seconds),
             seed=self._plan.seed,
         )
         if found.limit:
