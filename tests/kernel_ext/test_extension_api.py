@@ -285,6 +285,7 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     restarted = ask(jupyter, "POST", f"{ONE}/restart")  # by a person: it does not count as a crash
     assert restarted.status == 200
     assert restarted.json["instance_id"] != before.instance_id
+    assert restarted.json["endpoints"] == before.endpoints, "clients go on with the addresses that they have"
     leaks.allow(restarted.json["pid"])
     assert not is_alive(before.pid, before.create_time)
     assert ask(jupyter, "GET", f"{ONE}/models/half/batching").json["allowed_batch_sizes"] == [8]
@@ -311,7 +312,7 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     leaks.allow(again)
     assert predict(jupyter, "one", "half") == [2.5, 3.0]
     assert the_model(jupyter)["serving_version"] == 1
-    assert believed(jupyter, "one").root == before.root
+    assert (believed(jupyter, "one").root, believed(jupyter, "one").endpoints) == (before.root, before.endpoints)
 
     os.kill(again, signal.SIGKILL)
     wait_until(lambda: ask(jupyter, "GET", ONE).json["state"] == "failed", what="the end of patience")

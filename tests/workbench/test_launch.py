@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,18 @@ def test_start_find_and_stop(instance: str, tmp_path: Path) -> None:
 def test_launching_twice_gives_the_same_process(instance: str) -> None:
     first = sw.Server.launch(instance)
     assert sw.Server.launch(instance).instance_id == first.instance_id
+
+
+def test_a_port_that_somebody_has_taken_is_done_without(instance: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        ports = (taken.getsockname()[1], free.getsockname()[1])
+        free.close()
+        record = launching.launch_again(instance, None, ports)
+        found = launching.ports_of(record)
+        assert found is not None
+        assert found[0] != ports[0]
+    assert sw.stop(instance)
+    assert launching.ports_of(launching.launch_again(instance, None, found)) == found, "nobody has these"
 
 
 def test_two_simultaneous_starts_make_one_process(instance: str) -> None:

@@ -20,7 +20,7 @@ from serving_workbench.jupyter_server import ask_to_start
 from serving_workbench.ownership import Owner, find_owner, in_kernel
 from serving_workbench.records import Record, read_record, record_path, start_lock
 
-__all__ = ["launch"]
+__all__ = ["launch", "launch_again", "ports_of"]
 
 _POLL_SECONDS = 0.02
 _TAIL_LINES = 20
@@ -85,6 +85,31 @@ def launch(
             if found is not None
             else _start(instance, path, root, None if keep else owner or find_owner(), timeout, ports)
         )
+
+
+def launch_again(
+    instance: str,
+    root: Path | None,
+    ports: tuple[int, int] | None,
+    *,
+    keep: bool = False,
+    timeout: float = 60.0,
+    owner: Owner | None = None,
+) -> Record:
+    """As `launch`, in place of a server that had these ports: on the same ones, unless somebody has taken one.
+
+    So clients go on with the addresses that they have.
+    """
+    if ports is not None:
+        with contextlib.suppress(LaunchError):  # a port is taken, or there is another reason, which is told below
+            return launch(instance, root, keep=keep, timeout=timeout, owner=owner, ports=ports)
+    return launch(instance, root, keep=keep, timeout=timeout, owner=owner)
+
+
+def ports_of(record: Record) -> tuple[int, int] | None:
+    """Return the ports of a server's gRPC and REST; None when it lacks one."""
+    ports = [record.endpoints.get(kind, "").rpartition(":")[2] for kind in ("grpc", "rest")]
+    return (int(ports[0]), int(ports[1])) if all(port.isdecimal() for port in ports) else None
 
 
 def _ask_jupyter_server(instance: str, root: Path | None, keep: bool, timeout: float) -> None:

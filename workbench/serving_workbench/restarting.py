@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from serving_workbench.errors import DeployError, LaunchError
 from serving_workbench.known_models import models_of, put_labels, put_models
-from serving_workbench.launch import launch
+from serving_workbench.launch import launch_again, ports_of
 from serving_workbench.ownership import Owner
 from serving_workbench.records import Record
 from serving_workbench.server import Server
@@ -65,24 +64,10 @@ def restart_server(instance: str, timeout: float) -> Server:
 
 
 def _launch(record: Record, timeout: float) -> Record:
-    ports = _ports(record)
-    if ports is not None:
-        with suppress(LaunchError):  # somebody has one of them now, or there is another reason, which is told below
-            return _launch_with(record, timeout, ports)
-    return _launch_with(record, timeout, None)
-
-
-def _launch_with(record: Record, timeout: float, ports: tuple[int, int] | None) -> Record:
-    root = None if record.root is None else Path(record.root)
+    root, ports = None if record.root is None else Path(record.root), ports_of(record)
     if record.owner_pid is None:
-        return launch(record.name, root, keep=True, timeout=timeout, ports=ports)
-    return launch(record.name, root, timeout=timeout, owner=_other_owner(record.owner_pid), ports=ports)
-
-
-def _ports(record: Record) -> tuple[int, int] | None:
-    """Return the ports of a server's gRPC and REST; None when it lacks one."""
-    ports = [record.endpoints.get(kind, "").rpartition(":")[2] for kind in ("grpc", "rest")]
-    return (int(ports[0]), int(ports[1])) if all(port.isdecimal() for port in ports) else None
+        return launch_again(record.name, root, ports, keep=True, timeout=timeout)
+    return launch_again(record.name, root, ports, timeout=timeout, owner=_other_owner(record.owner_pid))
 
 
 def _other_owner(pid: int) -> Owner | None:

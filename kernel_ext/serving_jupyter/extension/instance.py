@@ -41,6 +41,8 @@ class Instance:
     ----------
     record : Record or None
         Of the process, while RUNNING; believed by `serving_workbench.discovery`.
+    ports : tuple of int or None
+        For gRPC and REST, of the process that ran last: the next one gets them, unless somebody has taken one.
     supervised : bool
         Whether it is restarted after a crash: it ends with us, or with nobody.
     models : dict
@@ -58,6 +60,7 @@ class Instance:
     name: str
     state: State = State.STOPPED
     record: Record | None = None
+    ports: tuple[int, int] | None = None
     root: Path | None = None
     keep: bool = False
     supervised: bool = False

@@ -27,7 +27,7 @@ from serving_workbench.control import ControlClient
 from serving_workbench.discovery import trusted_record
 from serving_workbench.errors import LaunchError, RecordError, ServerNotRunningError, WorkbenchError
 from serving_workbench.known_models import Models, models_of, put_labels, put_models
-from serving_workbench.launch import launch
+from serving_workbench.launch import launch_again, ports_of
 from serving_workbench.records import Record, is_alive, list_instances, read_record, record_path
 from serving_workbench.server import stop_instance
 
@@ -264,7 +264,9 @@ class Supervisor:
         instance.state, instance.error = State.STARTING, None
         try:
             record = await self.threads.run(
-                launch, instance.name, instance.root, keep=instance.keep, timeout=self._settings.launch_timeout
+                *(launch_again, instance.name, instance.root, instance.ports),
+                keep=instance.keep,
+                timeout=self._settings.launch_timeout,
             )
         except WorkbenchError as error:
             instance.state, instance.record, instance.error = State.FAILED, None, str(error)
@@ -302,6 +304,7 @@ class Supervisor:
         """Watch over a process that is believed to be what its record says; put the labels of models back."""
         self._unwatch(instance)
         instance.record, instance.state, instance.error = record, State.RUNNING, None
+        instance.ports = ports_of(record)
         instance.root = None if record.root is None else Path(record.root)
         instance.keep = record.owner_pid is None
         instance.supervised = instance.keep or instance.is_ours

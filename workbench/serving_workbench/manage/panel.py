@@ -119,7 +119,7 @@ class Panel:
                 ),
                 row(
                     self._with_log,
-                    button("Restart server", "A new process with the same models, on other ports", self._restart),
+                    button("Restart server", "A new process with the same models and ports", self._restart),
                     button("Close", "Remove this panel; the server runs on", self.close),
                 ),
                 self._message,
@@ -287,7 +287,7 @@ class Panel:
         now = time.monotonic()
         if now - self._warned > _CONFIRM_SECONDS:
             self._warned = now
-            self._tell("Requests fail while the server restarts, and its ports change. Click again to go on.", "failed")
+            self._tell("Requests fail while the server restarts. Click again to go on.", "failed")
             return
         self._warned = -_CONFIRM_SECONDS
 
