@@ -11,6 +11,7 @@ import pytest
 import serving_workbench as sw
 from serving_workbench.digest import content_digest
 from serving_workbench.notes import read_notes
+from tests.servers import wait_until
 
 Source = Callable[..., Path]
 
@@ -54,6 +55,7 @@ def test_notes_travel_from_the_deploy_to_status_and_history(
     shown = served._repr_mimebundle_()
     assert "accuracy 0.975" in shown["text/plain"]
     assert "plus three &lt;b&gt;" in shown["text/html"]
+    wait_until(lambda: states(served)[1] == "END", what="the drained version to end")
     frame = served.history(verify=True)
     assert frame["version"].tolist() == [2, 1]
     assert frame["state"].tolist() == ["AVAILABLE", "END"]

@@ -303,7 +303,7 @@ class ServedModel:
         ModelNotServedError
             The server does not know the model, or a version is not on disk.
         ControlError
-            A version cannot be loaded or is held (``FAILED_PRECONDITION``), is not loaded in time
+            A version cannot be loaded (``FAILED_PRECONDITION``), is not loaded in time
             (``DEADLINE_EXCEEDED``), or the weights make no sense (``INVALID_ARGUMENT``).
         """
         return self.server.traffic(self.name, weights, key=key, timeout=timeout)

@@ -16,7 +16,7 @@ from serving_workbench.waiting import find_version, wait_available, wait_serving
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
 
-__all__ = ["chooses", "label", "let_go", "load", "rollback", "unload"]
+__all__ = ["chooses", "label", "load", "rollback", "unload"]
 
 
 def rollback(served: ServedModel, to: int | None, timeout: float) -> int:
@@ -102,7 +102,7 @@ def unload(served: ServedModel, version: int, timeout: float) -> None:
             f"Version {version} of '{served.name}' has a share of the requests.",
             hint="Take it out of the split first: traffic() shows the weights, traffic({}) ends it.",
         )
-    let_go(served, model, version)
+    _let_go(served, model, version)
     deadline = time.monotonic() + timeout
     while True:
         found = find_version(served.describe(), version)
@@ -116,7 +116,7 @@ def unload(served: ServedModel, version: int, timeout: float) -> None:
         time.sleep(0.02)
 
 
-def let_go(served: ServedModel, model: Mapping[str, Any], version: int) -> None:
+def _let_go(served: ServedModel, model: Mapping[str, Any], version: int) -> None:
     """Have the server want a version no more, and change nothing about the one that answers."""
     control = served.server.control
     others = [

@@ -23,7 +23,6 @@ from serving_workbench.manage.snapshot import Line, Reader, Snapshot
 from serving_workbench.naming import served_name
 from serving_workbench.tables import Table
 from serving_workbench.verbs import restart
-from serving_workbench.version_changes import let_go
 
 __all__ = ["Panel", "panel"]
 
@@ -268,9 +267,6 @@ class Panel:
             model = served.describe()
             lines = self._reader.read_lines(model)
             weights = weights_with_share(lines, chosen(), percent)
-            if any(line.held and line.version == chosen() for line in lines):
-                # Loaded beside, it is kept from such requests; the split has it loaded as its own.
-                let_go(served, model, chosen())
             served.traffic(weights)
             return f"{percent:g} % of the requests for '{served.name}' that name no version go to version {chosen()}."
 
