@@ -11,7 +11,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
@@ -26,6 +26,8 @@ __all__ = ["MAGICS", "MAIN", "install", "magic_parsers", "parse_line", "uninstal
 
 #: In place of a sub-command: the command of a magic that has no word of its own.
 MAIN = ""
+#: Characters of a message that are shown as one line.
+_MAX_LINE: Final = 500
 MAGICS = tuple(dict.fromkeys(command.magic for command in COMMANDS))
 
 
@@ -117,7 +119,9 @@ def _words(command: Command, parser: Parser, line: str) -> list[str]:
 def _usage_error(error: sw.WorkbenchError) -> UsageError:
     """Return the error as one line; what is longer, such as the end of a log, is printed before it."""
     first, _, rest = error.message.partition("\n")
-    if rest:
+    if rest and not first.endswith(":") and len(error.message) <= _MAX_LINE:
+        first = error.message  # a sentence that somebody has broken, such as TensorFlow
+    elif rest:
         print(rest, file=sys.stderr)
     parts = [first, error.hint, *getattr(error, "__notes__", [])]
     sentences = [" ".join(part.split()) for part in parts if part]

@@ -136,6 +136,14 @@ def test_the_rest_of_a_long_message_comes_before_the_line(
     ]
 
 
+def test_a_short_message_of_several_lines_is_one_line(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise sw.ControlError('JSON Value: {\n    "instances": 1\n} not formatted correctly.', code="INVALID_ARGUMENT")
+
+    monkeypatch.setattr(sw, "status", fail)
+    assert session.error("%serve status") == 'JSON Value: { "instances": 1 } not formatted correctly.'
+
+
 def test_a_bug_keeps_its_traceback(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyError("bug")

@@ -93,6 +93,10 @@ def test_requests_are_split(session: Session, half: str, two: str) -> None:
     assert "'1:90' is not NAME=VALUE, such as 2=10" in error("%serve traffic {two} 1:90 --instance {instance}")
     assert "'much' is not a number" in error("%serve traffic {two} 1=much --instance {instance}")
     assert "give weights or --off, not both" in error("%serve traffic {two} 1=1 --off --instance {instance}")
+    assert "version 1 is given twice" in error("%serve traffic {two} 1=1 1=2 --instance {instance}")
+    assert "the weights are all 0, so no version would answer; --off ends a split" in error(
+        "%serve traffic {two} 1=0 --instance {instance}"
+    )
     assert "--key goes with weights" in error("%serve traffic {two} --key x --instance {instance}")
     assert "version 9" in error("%serve traffic {two} 9=1 --instance {instance}")
 
@@ -106,6 +110,7 @@ def test_labels_that_are_not_typed_right(session: Session, half: str, two: str) 
     assert "'stable' is not NAME=VALUE, such as stable=2" in error("%serve label {two} stable --instance {instance}")
     assert "'x' is not a whole number from 1 on" in error("%serve label {two} stable=x --instance {instance}")
     assert "say which model; the server serves: half, two" in error("%serve label stable=2 --instance {instance}")
+    assert "label a is given twice" in error("%serve label {two} a=1 a=2 --instance {instance}")
     assert f"'{two}' is not a whole number" in error("%serve load 1 {two} --instance {instance}")
     assert "required: version" in error("%serve unload {two} --instance {instance}")
 

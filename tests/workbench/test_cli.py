@@ -111,6 +111,9 @@ def test_status_and_settings(run: Callable[..., str], served: sw.ServedModel) ->
     batching = json.loads(run("config", served.name, "--json"))["batching"]
     assert (batching["max_batch_size"], batching["allowed_batch_sizes"]) == (4, [2, 4])
     assert run("logs", "-n", "1").count("\n") == 1
+    assert run("logs", "nobody") == "No line of the log names 'nobody'.\n"
+    (line,) = [line for line in json.loads(run("panel", "--json"))["lines"] if line["model"] == served.name]
+    assert (line["version"], line["answers"], line["labels"]) == (1, True, ["stable"])
     (version,) = json.loads(run("history", served.name, "--json"))
     assert (version["version"], version["state"], version["serving"]) == (1, "AVAILABLE", True)
     assert "AVAILABLE" in run("history", served.name)

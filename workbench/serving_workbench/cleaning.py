@@ -81,7 +81,8 @@ def clean_up(roots: Iterable[Path], *, quarantined: bool, dry_run: bool) -> Tabl
     removed = [row for row in rows if row["done"] in {"removed", "would be removed"}]
     size = sum(row["bytes"] for row in removed)
     verb = "would be removed" if dry_run else "removed"
-    title = f"{len(removed)} leftovers {verb}, {size:,} bytes" if rows else "nothing to clean up"
+    count = f"{len(removed)} leftover{'' if len(removed) == 1 else 's'}"
+    title = f"{count} {verb}, {size:,} bytes" if rows else "nothing to clean up"
     return Table(rows, ("what", "path", "bytes", "done"), title, rows)
 
 

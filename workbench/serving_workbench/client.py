@@ -200,7 +200,10 @@ class PredictClient:
             elif isinstance(version, str) and "label" in str(error.details()):
                 hint = f"See which labels there are: sw.label('{name}') or %serve label {name}."
             # `from None`: gRPC's own traceback fills a screen and says nothing more.
-            raise PredictError(f"{code}: {error.details()}", code=code, hint=hint) from None
+            said = f"{code}: {error.details()}"
+            if hint is not None and not said.endswith("."):
+                said += "."  # the hint is a sentence of its own
+            raise PredictError(said, code=code, hint=hint) from None
 
 
 def _fill_spec(spec: Any, name: str, version: int | str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -126,6 +127,8 @@ def _contents(value: Any) -> Any:
 
     if isinstance(value, Table):
         return value.rows if value.data is None else value.data
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, ServedModel):
         return {
             "name": value.name,

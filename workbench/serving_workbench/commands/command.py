@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ from serving_workbench.instance_name import chosen_instance
 if TYPE_CHECKING:
     from serving_workbench.handle import ServedModel
 
-__all__ = ["Command", "Place", "add_instance", "add_model", "chosen_model", "handle", "named_or_only"]
+__all__ = ["Command", "Place", "add_instance", "add_model", "chosen_model", "handle", "named_or_only", "once"]
 
 
 class Place(Protocol):
@@ -170,6 +170,22 @@ def named_or_only(name: str | None, instance: str, spelled: str) -> str:
         known = ", ".join(names) or "none"
         raise CommandLineError(f"{spelled}: say which model; the server serves: {known}.")
     return names[0]
+
+
+def once(pairs: Sequence[tuple[Any, Any]], what: str, spelled: str) -> dict[Any, Any]:
+    """Return pairs of the type `what` and a value as a dict.
+
+    Raises
+    ------
+    CommandLineError
+        One is given twice.
+    """
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise CommandLineError(f"{spelled}: {what} {name} is given twice.")
+        found[name] = value
+    return found
 
 
 def chosen_model(arguments: argparse.Namespace, place: Place, command: str) -> ServedModel:

@@ -6,7 +6,7 @@ import argparse
 
 import serving_workbench as sw
 from serving_workbench.commands import kinds
-from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model
+from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model, once
 from serving_workbench.commands.parser import Deferred, Parser, did_you_mean
 from serving_workbench.errors import CommandLineError
 from serving_workbench.settings import BATCHING_PARAMETERS
@@ -41,11 +41,12 @@ def _run(arguments: argparse.Namespace, place: Place) -> sw.Table:
             raise CommandLineError(
                 f"{spelled}: there is no setting {name}{did_you_mean(name, BATCHING_PARAMETERS, known)}"
             )
+    parameters = once(settings, "setting", spelled)
     served = chosen_model(arguments, place, "config")
     batching = ... if arguments.batching is None else arguments.batching
     if isinstance(batching, Deferred):
         batching = place.evaluate(batching)
-    return served.config(policy=arguments.policy, batching=batching, **dict(settings))
+    return served.config(policy=arguments.policy, batching=batching, **parameters)
 
 
 CONFIG = Command("config", "Show what a model is set to; change its batching and its version policy.", _arguments, _run)

@@ -51,7 +51,10 @@ def _logs(arguments: argparse.Namespace, place: Place) -> LogText | None:
         return LogText(sw.logs(arguments.lines, arguments.instance))
     word = _word(arguments.name)
     lines = sw.logs(_SEARCHED_LINES, arguments.instance).splitlines()
-    return LogText("\n".join([line for line in lines if word.search(line)][-arguments.lines :]))
+    found = [line for line in lines if word.search(line)][-arguments.lines :]
+    if not found:
+        place.say(f"No line of the log names '{arguments.name}'.")
+    return LogText("\n".join(found))
 
 
 def _follow(arguments: argparse.Namespace, place: Place) -> None:

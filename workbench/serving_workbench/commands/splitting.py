@@ -6,7 +6,7 @@ import argparse
 
 import serving_workbench as sw
 from serving_workbench.commands import kinds
-from serving_workbench.commands.command import Command, Place, add_instance, add_model, named_or_only
+from serving_workbench.commands.command import Command, Place, add_instance, add_model, named_or_only, once
 from serving_workbench.commands.parser import Parser
 from serving_workbench.errors import CommandLineError
 
@@ -38,7 +38,9 @@ def _run(arguments: argparse.Namespace, place: Place) -> sw.Table:
         raise CommandLineError(f"{spelled}: give weights or --off, not both.")
     if arguments.key is not None and not given:
         raise CommandLineError(f"{spelled}: --key goes with weights, such as 1=90 2=10.")
-    weights = {} if arguments.off else dict(given) or None
+    if given and not any(weight for _, weight in given):
+        raise CommandLineError(f"{spelled}: the weights are all 0, so no version would answer; --off ends a split.")
+    weights = {} if arguments.off else once(given, "version", spelled) or None
     name = named_or_only(arguments.name, arguments.instance, spelled)
     return sw.traffic(name, weights, key=arguments.key, instance=arguments.instance, timeout=arguments.timeout)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import serving_workbench as sw
 from serving_workbench.commands import kinds
-from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model, handle
+from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model, handle, once
 from serving_workbench.commands.parser import Parser
 from serving_workbench.errors import CommandLineError
 from serving_workbench.labelling import lost_labels, lost_labels_text
@@ -54,8 +54,9 @@ def _label(arguments: argparse.Namespace, place: Place) -> sw.Table:
         except argparse.ArgumentTypeError as error:
             raise CommandLineError(f"{place.spelled('label')}: {error}") from error
         arguments.name = None
+    wanted = once(changes, "label", place.spelled("label"))
     served = chosen_model(arguments, place, "label")
-    labels = sw.label(served.name, dict(changes), instance=arguments.instance)
+    labels = sw.label(served.name, wanted, instance=arguments.instance)
     states = {each["version"]: each["state"] for each in served.describe()["versions"]}
     rows = [
         {"label": label, "version": version, "state": states.get(version)} for label, version in sorted(labels.items())
