@@ -168,20 +168,10 @@ class Supervisor:
             self._refuse_too_many(name)
             instance = self._instances[name] = Instance(name)
         async with instance.lock:
-            record = instance.record
-            if record is not None and instance.state is State.RUNNING and is_alive(record.pid, record.create_time):
-                return record, False
-            self._unwatch(instance)
-            instance.crashes.clear()
-            try:
-                found = await self._adopt(instance, _TRUST_SECONDS)
-            except RecordError:
-                self._forget(instance)
-                raise
-            if found is not None:
-                return found, False
-            instance.root, instance.keep = root, keep
-            return await self._launch(instance), True
+            # Whoever had the lock may have stopped it, and somebody else may have started it again under this name.
+            if self._instances.setdefault(name, instance) is instance:
+                return await self._start_it(instance, root, keep=keep)
+        return await self.start(name, root, keep=keep)
 
     async def stop(self, name: str, drain: float = 15.0) -> bool:
         """Stop a server, known or not, answering or not; return whether one ran.
@@ -217,6 +207,8 @@ class Supervisor:
         """
         instance = await self.find(name)
         async with instance.lock:
+            if self._instances.get(name) is not instance:
+                raise ServerNotRunningError(f"The server '{name}' was stopped before its turn to restart came.")
             if instance.record is not None:
                 # What is new since the last look; when it hangs, the last look has to do.
                 with contextlib.suppress(WorkbenchError):
@@ -259,6 +251,22 @@ class Supervisor:
         asking.cancel()
 
     # --- starting and adopting; the instance's lock is held ---
+
+    async def _start_it(self, instance: Instance, root: Path | None, *, keep: bool) -> tuple[Record, bool]:
+        record = instance.record
+        if record is not None and instance.state is State.RUNNING and is_alive(record.pid, record.create_time):
+            return record, False
+        self._unwatch(instance)
+        instance.crashes.clear()
+        try:
+            found = await self._adopt(instance, _TRUST_SECONDS)
+        except RecordError:
+            self._forget(instance)
+            raise
+        if found is not None:
+            return found, False
+        instance.root, instance.keep = root, keep
+        return await self._launch(instance), True
 
     async def _launch(self, instance: Instance) -> Record:
         instance.state, instance.error = State.STARTING, None
