@@ -1,6 +1,7 @@
 """Load tests of any server with TensorFlow Serving's protocols: when requests come, what they are, what came of them.
 
-`testing.loadtest` is what users call; `testing.start` returns at once, for dashboards. The rest, one idea each:
+`testing.loadtest` is what users call; `testing.start` returns at once, for dashboards; `arguments` checks what they are
+given. The rest, one idea each:
 
 - `schedule`: arrival times, drawn before the run; `target`: whom to ask; `payload`: requests, encoded before the run
 - `running`: owns the process that sends them. In that process: `child` (its life), `loops` (closed and open loop),

@@ -61,7 +61,7 @@ class Payload:
 def is_log(data: object) -> bool:
     """Whether it names request logs: paths, where inputs would be arrays, dicts or DataFrames."""
     if isinstance(data, str):
-        return Path(data).expanduser().exists()
+        return data.endswith(".tfrecord") or Path(data).expanduser().exists()
     return isinstance(data, os.PathLike) or (
         isinstance(data, list | tuple) and bool(data) and all(isinstance(each, os.PathLike) for each in data)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,6 +15,15 @@ from numpy.typing import NDArray
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.handle import ServedModel
 from serving_workbench.load import schedule as schedules
+from serving_workbench.load.arguments import (
+    MAX_CONNECTIONS,
+    MAX_DRAIN,
+    MAX_SECONDS,
+    check_seconds,
+    check_whole,
+    pairs_of_text,
+    warmup_seconds,
+)
 from serving_workbench.load.job import GRPC, REST, Job
 from serving_workbench.load.loops import TICK
 from serving_workbench.load.objective import Objective
@@ -30,10 +40,6 @@ __all__ = ["MAX_IN_FLIGHT", "LoadRun", "loadtest", "start"]
 #: In flight at once, unless told otherwise: of an open loop over gRPC and REST (one connection each).
 MAX_IN_FLIGHT: Final = 1024
 _MAX_IN_FLIGHT_REST: Final = 64
-#: Bounds of arguments.
-_MAX_CONCURRENCY: Final = 4096
-_MAX_CONNECTIONS: Final = 1024
-_MAX_SECONDS: Final = 24 * 3600.0
 #: gRPC connections, unless told otherwise: enough to keep any server's threads busy.
 _CONNECTIONS: Final = 4
 #: Requests per second for which a closed loop's ledger has room.
@@ -142,7 +148,7 @@ def start(
     max_backlog: int | None = None,
     drain: float = 10.0,
     tls: bool | str | Path | None = None,
-    metadata: list[tuple[str, str]] | None = None,
+    metadata: Mapping[str, str] | list[tuple[str, str]] | None = None,
 ) -> LoadRun:
     """Begin a load test and return at once; the parameters are those of `loadtest`.
 
@@ -152,8 +158,18 @@ def start(
         Close it, or use it as a context manager.
     """
     objective = Objective.parse(slo)
-    _check(seconds, rows, concurrency, connections, max_in_flight, drain)
-    cut = _warmup_seconds(warmup)
+    check_whole(
+        rows=rows,
+        concurrency=concurrency,
+        connections=connections,
+        max_in_flight=max_in_flight,
+        max_backlog=max_backlog,
+        seed=seed,
+    )
+    check_seconds("seconds", seconds, MAX_SECONDS, least=1e-9)
+    check_seconds("drain", drain, MAX_DRAIN)
+    sent_along = pairs_of_text(metadata)
+    cut = warmup_seconds(warmup)
     window = seconds + (cut or 0.0)
     whom = resolve(target, model=model, protocol=protocol, version=version, instance=instance, tls=tls)
     payload = _payload(whom, signature, data, rows)
@@ -191,7 +207,7 @@ def start(
             protocol=protocol,
             address=whom.address,
             tls=whom.tls,
-            metadata=list(metadata or ()),
+            metadata=sent_along,
             seconds=window,
             concurrency=concurrency or 0,
             connections=links,
@@ -263,7 +279,7 @@ def loadtest(target: str | ServedModel, *, progress: bool = True, **options: Any
         Seconds for the last answers.
     tls : bool or path, optional
         True, or a file of certificates to trust (PEM).
-    metadata : list of (str, str), optional
+    metadata : list of (str, str) or dict, optional
         Sent with each request: gRPC metadata, HTTP headers.
     progress : bool
         Show a bar.
@@ -291,41 +307,6 @@ def loadtest(target: str | ServedModel, *, progress: bool = True, **options: Any
                 raise  # there is nothing to keep
             return run.stop()
         return run.wait()
-
-
-def _check(
-    seconds: float,
-    rows: int,
-    concurrency: int | None,
-    connections: int | None,
-    max_in_flight: int | None,
-    drain: float,
-) -> None:
-    whole = {
-        "rows": (rows, 1_000_000),
-        "concurrency": (concurrency, _MAX_CONCURRENCY),
-        "connections": (connections, _MAX_CONNECTIONS),
-        "max_in_flight": (max_in_flight, 1_000_000),
-    }
-    for name, (value, most) in whole.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise WorkbenchError(f"{name}={value!r} is not a whole number from 1 to {most}.")
-    if not 0 < seconds <= _MAX_SECONDS:
-        raise WorkbenchError(f"seconds={seconds!r} is not between 0 and {_MAX_SECONDS:g}.")
-    if not 0 <= drain <= 600:
-        raise WorkbenchError(f"drain={drain!r} is not between 0 and 600 seconds.")
-
-
-def _warmup_seconds(warmup: float | str | None) -> float | None:
-    if warmup == "auto":
-        return None
-    if warmup is None or warmup is False:
-        return 0.0
-    if isinstance(warmup, str) or not 0 <= warmup <= _MAX_SECONDS:
-        raise WorkbenchError(f"warmup={warmup!r} is neither 'auto' nor a number of seconds.")
-    return float(warmup)
 
 
 def _payload(whom: Target, signature: str | None, data: Any, rows: int) -> Payload:
@@ -370,8 +351,8 @@ def _plan(
 def _connections(protocol: str, connections: int | None, concurrency: int | None, most: int) -> int:
     if protocol == REST:
         # One request at a time on each: no more can be in flight than there are.
-        return min(concurrency or connections or most, _MAX_CONNECTIONS)
-    return min(connections or _CONNECTIONS, concurrency or _MAX_CONNECTIONS)
+        return min(concurrency or connections or most, MAX_CONNECTIONS)
+    return min(connections or _CONNECTIONS, concurrency or MAX_CONNECTIONS)
 
 
 def _bursts(most: int) -> list[int]:
