@@ -163,6 +163,9 @@ def test_a_run_is_saved_read_and_compared(tmp_path: Path) -> None:
     assert (frame["this"].astype(str) == frame["other"].astype(str)).all()
     with pytest.raises(WorkbenchError, match="belongs to no running server"):
         again.apply()
+    for write in (result.save, result.export):
+        with pytest.raises(WorkbenchError, match="cannot be written"):
+            write("/proc/nowhere/file")
     with pytest.raises(WorkbenchError, match="cannot be read"):
         TuneResult.load(tmp_path / "no such file")
     (tmp_path / "other").write_text('{"format": "x"}')

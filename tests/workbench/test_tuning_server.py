@@ -17,6 +17,10 @@ from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.parameters_file import read_batching_file
 from serving_workbench.commands import COMMANDS
 from serving_workbench.errors import CommandLineError, WorkbenchError
+from serving_workbench.load.payload import from_signature
+from serving_workbench.load.target import resolve
+from serving_workbench.tuning.ladder import Ladder
+from serving_workbench.tuning.measuring import Measurer
 from serving_workbench.tuning.verifying import Verifier
 from tests.servers import wait_until
 
@@ -85,6 +89,16 @@ def test_a_search_without_the_simulator_at_a_given_rate(served: sw.ServedModel) 
     assert set(result.space.paddings) == {"none", "powers of two"}
     assert "at 200 requests/s" in result.verdict
     assert served.server.batching(served.name) is None
+
+
+@pytest.mark.slow
+def test_a_ladder_is_climbed_to_its_end_however_long_it_takes(served: sw.ServedModel) -> None:
+    target = resolve(served, model=None, protocol="grpc", version=None, instance="default", tls=None)
+    payload = from_signature(target, served.signatures()["serving_default"], 1)
+    ladder = Ladder((40.0, 50.0, 60.0), 0.2)
+    assert ladder.duration > 10  # what a load test takes by default
+    with Measurer(served, payload, 99.0, lambda: None) as measurer:
+        assert np.isfinite(measurer.climb(None, ladder, 0.5).latencies).all()
 
 
 def test_an_interrupt_keeps_what_was_found(served: sw.ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:

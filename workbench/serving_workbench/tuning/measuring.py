@@ -34,6 +34,9 @@ _DISTURBED: Final = 0.3
 #: The largest burst that a load test warms the server up with.
 _BURST: Final = 64
 
+#: Beyond the last arrival, so that a ladder is climbed to its end. Seconds.
+_WHOLE: Final = 60.0
+
 #: How often a run is looked at. Seconds.
 _LOOK: Final = 0.05
 
@@ -131,7 +134,11 @@ class Measurer:
         in_flight = max(1024, backlog) if room >= _BURST else room
         began, before, served = time.monotonic(), _machine_seconds(), self._server_seconds()
         result, others = self._load(
-            arrivals=times, max_backlog=backlog, drain=max(1.0, 4 * slo), max_in_flight=in_flight
+            arrivals=times,
+            seconds=float(times[-1]) + _WHOLE,  # a replay is cut there
+            max_backlog=backlog,
+            drain=max(1.0, 4 * slo),
+            max_in_flight=in_flight,
         )
         records = result.records
         latencies = np.where(records.good, records.latency, np.inf)

@@ -280,13 +280,15 @@ class TuneResult:
         target = Path(path).expanduser()
         if target.is_dir():
             target /= "batching_parameters.pbtxt"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(self.text())
-        beside = target.parent / "batching_params.pbtxt"
-        if beside == target:
-            return [target]
-        beside.write_text(self.text(of_version=True))
-        return [target, beside]
+        texts = {target: self.text()}
+        texts.setdefault(target.parent / "batching_params.pbtxt", self.text(of_version=True))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for file, text in texts.items():
+                file.write_text(text)
+        except OSError as error:
+            raise WorkbenchError(f"'{target}' cannot be written: {error.strerror}.") from error
+        return list(texts)
 
     def diff(self) -> str:
         """Return what the winner changes against the parameters that were in force."""

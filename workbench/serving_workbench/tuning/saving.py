@@ -41,8 +41,11 @@ def save(result: TuneResult, path: Path) -> Path:
         "candidates": [_candidate(each) for each in result.candidates],
     }
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value, allow_nan=False))
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(value, allow_nan=False))
+        part.replace(path)
+    except OSError as error:
+        raise WorkbenchError(f"'{path}' cannot be written: {error.strerror}.") from error
     return path
 
 

@@ -17,7 +17,7 @@ from serving_workbench.tuning import blackbox
 from serving_workbench.tuning.capacity import capacity
 from serving_workbench.tuning.decision import Evidence, sustained
 from serving_workbench.tuning.guided import predicted, shortlist
-from serving_workbench.tuning.ladder import Ladder, around, meeting
+from serving_workbench.tuning.ladder import LEAST_REQUESTS, Ladder, around, meeting
 from serving_workbench.tuning.measuring import Climb, Measurer
 from serving_workbench.tuning.result import Candidate, TuneResult
 from serving_workbench.tuning.simulator import Simulator, unbatched
@@ -44,11 +44,17 @@ SHORTLIST: Final = 7
 #: Seconds that a load test takes beside its requests, as its process has to start: until it was seen.
 _OVERHEAD: Final = 0.9
 #: Parts of the time: after the first no more configurations are screened but those that all are compared with, after
-#: the second no rounds are added.
+#: the second none but the current one, after the third no rounds are added.
 _SCREENED: Final = 0.5
+_KNOWN: Final = 0.8
 _ADDED: Final = 0.85
 #: Rounds of repeats that may be added when something else used the processors in some.
 _MORE_ROUNDS: Final = 3
+#: Rounds of repeats that are made in any case, and the part of the time after which no other one begins.
+_LEAST_ROUNDS: Final = 2
+_LATE: Final = 1.15
+#: The lowest rungs of `_FINAL`, which are left out where time is short.
+_SKIPPED: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +163,8 @@ class Verifier:
         each = max(0.2, (budget / max(1, len(order)) - self._overhead) / len(_SCREEN))
         for number, index in enumerate(order):
             candidate = self._result.candidates[index]
-            if candidate.label not in known and self._steps.spent > _SCREENED * self._plan.seconds:
+            part = _SCREENED if candidate.label not in known else 0.0 if candidate.label == CURRENT else _KNOWN
+            if part and self._steps.spent > part * self._plan.seconds:
                 continue
             self._steps.step("screen", f"{number + 1} of {len(order)}: {candidate.label}")
             candidate.screened = self._once(candidate, each)
@@ -267,10 +274,9 @@ class Verifier:
         ranked = sorted(self._result.candidates, key=promise, reverse=True)
         finalists = ranked[:2]
         finalists += [each for each in self._result.candidates if each.label == CURRENT and each not in finalists]
-        plans = [self._rates(each) for each in finalists]
         left = self._plan.seconds - self._steps.spent - 2.0
         once = left / (len(finalists) * self._plan.repeats) - self._overhead
-        plans = meeting(plans, max(0.2, once / len(plans[0])))
+        plans = meeting([self._rates(each, once) for each in finalists], max(0.2, once / len(_FINAL)))
         each = max(0.2, once / max(map(len, plans)))
         order = random.Random(self._plan.seed + 1)  # noqa: S311 - no secret
         found: list[list[Climb]] = [[] for _ in finalists]
@@ -281,6 +287,12 @@ class Verifier:
                 if repeat >= self._plan.repeats and (
                     calm >= self._plan.repeats or self._steps.spent > _ADDED * self._plan.seconds
                 ):
+                    break
+                if repeat >= _LEAST_ROUNDS and self._steps.spent > _LATE * self._plan.seconds:
+                    self._result.notes.append(
+                        f"Time was enough for {repeat} of {self._plan.repeats} repeats: intervals are wider for it. "
+                        "Give it more with seconds=."
+                    )
                     break
                 turns = list(range(len(finalists)))
                 order.shuffle(turns)
@@ -303,11 +315,13 @@ class Verifier:
                 f"more was not measured for: {'; '.join(capped)}. Larger requests (rows=) need less of it."
             )
 
-    def _rates(self, candidate: Candidate) -> tuple[float, ...]:
+    def _rates(self, candidate: Candidate, seconds: float) -> tuple[float, ...]:
+        """Return the rates of a ladder for which there are so many seconds: a slow service has no time for many."""
         if self._plan.rate is not None:
             return tuple(self._plan.rate * part for part in (0.85, 1.0, 1.15))
         middle = min(candidate.screened or candidate.predicted or self._slowest(), self.most / _FINAL[-1])
-        return tuple(middle * part for part in _FINAL)
+        rates = tuple(middle * part for part in _FINAL)
+        return rates if sum(LEAST_REQUESTS / rate for rate in rates) <= max(1.0, seconds) else rates[_SKIPPED:]
 
     def _keep(self, finalists: list[Candidate], plans: list[tuple[float, ...]], found: list[list[Climb]]) -> None:
         """Keep what was measured, also when it ended early; all with the same number of repeats."""
