@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import unquote
 
+import orjson
 import psutil
 
 from serving_server.batching.parameters import BatchingParameters
@@ -51,7 +52,7 @@ _PREFIX: Final = "/control/v1/"
 #: Ended versions of a model in its state, the highest of them; `GetModelStatus` tells all.
 _SHOWN_ENDED: Final = 20
 
-#: What a route returns: a JSON value.
+#: What a route returns: a JSON value; where that is large, its text, as `bytes`, made faster than by `json`.
 _Result = Any
 
 #: Or this, for an answer without a body (204).
@@ -143,7 +144,10 @@ class Control:
             body = {"error": f"{type(error).__name__}: {error}", "code": "INTERNAL"}
             answer(Response(500, json.dumps(body).encode()))
         else:
-            answer(Response(204) if result is _NOTHING else Response(200, json.dumps(result).encode()))
+            if result is _NOTHING:
+                answer(Response(204))
+            else:
+                answer(Response(200, result if isinstance(result, bytes) else json.dumps(result).encode()))
 
     async def _route(self, request: Request) -> _Result:
         given = request.headers.get("authorization", "").encode("latin-1")
@@ -254,7 +258,7 @@ class Control:
         return self._catalog.splits.to_json(name)
 
     async def _get_exposures(self, body: Any, name: str) -> _Result:
-        return self._catalog.splits.exposures(name)
+        return orjson.dumps(self._catalog.splits.exposures(name))
 
     async def _get_mirror(self, body: Any, name: str) -> _Result:
         self._catalog.policy(name)
@@ -271,7 +275,7 @@ class Control:
         return self._catalog.mirrors.to_json(name)
 
     async def _get_pairs(self, body: Any, name: str, after: str) -> _Result:
-        return self._catalog.mirrors.page(name, int(after))
+        return orjson.dumps(self._catalog.mirrors.page(name, int(after)))
 
     async def _post_warmup(self, body: Any, name: str) -> _Result:
         wish = RecordingWish.from_json(_fields(body, {"requests", "seconds", "version", "replace"}))

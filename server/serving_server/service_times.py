@@ -21,7 +21,12 @@ from serving_server.batching.aside import Timing
 from serving_server.batching.batch import rows_to_batch
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.batching.task import Task
-from serving_server.errors import FailedPreconditionError, InvalidArgumentError, ServingError
+from serving_server.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServingError,
+)
 from serving_server.inputs import check_dtypes, check_inputs, signature_of
 from serving_server.servable import ServedVersion
 from serving_server.signatures import Signature
@@ -39,8 +44,12 @@ MAX_RUNS: Final = 10_000
 #: Runs of each kind that are made whatever the time, after one that warms up.
 _LEAST_RUNS: Final = 3
 
-#: How long a run waits before it looks again for a free lane. Seconds.
+#: Bytes of a run's inputs: they are put together on the loop that answers requests too.
+MAX_BYTES: Final = 256 * 1024 * 1024
+
+#: How long a run waits before it looks again for a free lane, and how long in all. Seconds.
 _LANE_SECONDS: Final = 0.001
+_LANES_BUSY_SECONDS: Final = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,7 +124,8 @@ async def measure(servable: ServedVersion, wish: Wish) -> dict[str, Any]:
     Raises
     ------
     ServingError
-        The request does not fit the signature, the signature cannot be batched, the worker has ended.
+        The request does not fit the signature, the signature cannot be batched, the worker has ended, other requests
+        leave no lane free for long.
     """
     signature = signature_of(servable.signatures, wish.request.model_spec.signature_name)
     inputs = _inputs(signature, wish.request)
@@ -175,6 +185,11 @@ def _inputs(signature: Signature, request: Any) -> dict[str, Array]:
 
 
 def _repeated(inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    size = sum(array[:1].nbytes for array in inputs.values()) * rows
+    if size > MAX_BYTES:
+        raise ResourceExhaustedError(
+            f"{rows} rows take {size} bytes; the limit of a run that is measured is {MAX_BYTES}"
+        )
     return {alias: np.take(array, np.arange(rows) % array.shape[0], axis=0) for alias, array in inputs.items()}
 
 
@@ -197,7 +212,11 @@ async def _warm(
 async def _run(servable: ServedVersion, signature: Signature, feeds: dict[str, Array], rows: int) -> Timing:
     task = Task(signature, feeds, tuple(signature.outputs), 0.0, None, _nobody)
     task.rows = rows
-    while (future := servable.run_aside(task)) is None:  # noqa: ASYNC110 - no event: the hot path would have to set it
+    late = time.monotonic() + _LANES_BUSY_SECONDS
+    while (future := servable.run_aside(task)) is None:  # no event: the hot path would have to set it
+        if time.monotonic() > late:
+            msg = f"other requests have left no lane free for {_LANES_BUSY_SECONDS:g} s; measure when there are fewer"
+            raise ResourceExhaustedError(msg)
         await asyncio.sleep(_LANE_SECONDS)
     return await future
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 
-from serving_server.tensors import to_proto
+from serving_server import service_times
+from serving_server.batching.aside import Timing
+from serving_server.batching.task import Task
+from serving_server.errors import ResourceExhaustedError
+from serving_server.servable import ServedVersion
+from serving_server.service_times import Wish
+from serving_server.signatures import Signature, TensorSpec
+from serving_server.statistics import Statistics
+from serving_server.tensors import by_numpy, to_proto
 from serving_server.wire.messages import PredictRequest
 from tests.servers import ServerProcess, SharedServer, wait_until
+
+_SPEC = TensorSpec("x", "x:0", by_numpy(np.dtype(np.float32)), (-1,))
 
 
 def request_for(model: str, signature: str = "", **inputs: Any) -> str:
@@ -142,6 +153,45 @@ def test_requests_are_answered_meanwhile_and_their_stages_are_counted(
     assert sum(count for _, count in fine["counts"]) == sent + 1
     slowest = fine["scale_us"] * fine["growth"] ** fine["counts"][-1][0]
     assert slowest > 25_000
+
+
+class _Version:
+    """A version whose lanes are always busy, or whose runs last no time."""
+
+    version = 1
+    signatures: ClassVar = {
+        "serving_default": Signature("serving_default", "", {"x": _SPEC}, {"y": _SPEC}, {}),
+    }
+    statistics = Statistics()
+
+    def __init__(self, *, busy: bool) -> None:
+        self._busy = busy
+
+    def provide_lanes(self, _count: int) -> None:
+        """There are enough."""
+
+    def run_aside(self, _task: Task) -> asyncio.Future[Timing] | None:
+        if self._busy:
+            return None
+        future: asyncio.Future[Timing] = asyncio.get_running_loop().create_future()
+        future.set_result(Timing(1, 3, 2))
+        return future
+
+
+async def test_lanes_that_are_never_free_end_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_times, "_LANES_BUSY_SECONDS", 0.02)
+    wish = Wish.from_json({"request": request_for("m", x=np.float32([1])), "sizes": [1]})
+    with pytest.raises(ResourceExhaustedError, match=r"no lane free for 0\.02 s"):
+        await service_times.measure(cast("ServedVersion", _Version(busy=True)), wish)
+
+
+async def test_sizes_that_would_take_too_much_memory_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_times, "MAX_BYTES", 400)
+    wish = Wish.from_json({"request": request_for("m", x=np.float32([1])), "sizes": [1, 100, 101, 200], "runs": 3})
+    answer = await service_times.measure(cast("ServedVersion", _Version(busy=False)), wish)
+    assert [kind["rows"] for kind in answer["times"]] == [1, 100]
+    assert answer["failed"]["rows"] == 101
+    assert "101 rows take 404 bytes; the limit" in answer["failed"]["message"]
 
 
 def test_the_end_of_a_worker_ends_the_measurement(

@@ -18,9 +18,9 @@ __all__ = ["MAX_PAGE", "Answer", "Pair", "Pairs", "copied", "size_of"]
 #: Bytes of arrays that are remembered in all, whatever number of pairs is asked for.
 MAX_BYTES: Final = 64 * 1024 * 1024
 
-#: Pairs, and bytes of arrays, of one page.
-MAX_PAGE: Final = 200
-_MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
+#: Pairs, and bytes of arrays, of one page: it is written on the loop that answers requests too, in a few milliseconds.
+MAX_PAGE: Final = 50
+_MAX_PAGE_BYTES: Final = 1024 * 1024
 
 Arrays = Mapping[str, Array]
 
