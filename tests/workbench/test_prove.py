@@ -10,10 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from serving_server.signatures import Signature, TensorSpec
+from serving_server.tensors import by_name
 from serving_server.wire.messages import PredictionLog
 from serving_workbench.differences import DEFAULT_TOLERANCE, tolerance_pair
 from serving_workbench.errors import DeployError, ProofError
-from serving_workbench.prove import compare
+from serving_workbench.prove import compare, questions
 from serving_workbench.warmup_requests import WARMUP_FILE, write_warmup
 
 
@@ -52,6 +54,7 @@ def test_a_difference_is_shown_where_it_is_worst() -> None:
     assert (error.served, error.expected) == (8.0, 6.0)
     for part in ("output 'y' at [1, 2]", "8.0", "6.0", "2 of 6 values differ", "rtol 0.0001", "tolerance=None"):
         assert part in str(error)
+    assert "is 8.0, in the notebook 6.0; " in str(error)
     assert error.step == "prove"
 
 
@@ -69,6 +72,23 @@ def test_a_difference_is_shown_where_it_is_worst() -> None:
 def test_differences_of_every_kind(served: Any, expected: Any, says: str) -> None:
     with pytest.raises(ProofError, match=says):
         check(served, expected)
+
+
+def test_why_the_model_fails_on_a_sample_is_told_and_not_where() -> None:
+    text = (
+        "Graph execution error:\n\nDetected at node Assert defined at (most recent call last):\n"
+        '  File "<frozen runpy>", line 198, in _run_module_as_main\n\nassertion failed: [x < 0]\n\t [[{{node Assert}}]]'
+    )
+
+    def fails(_: object) -> Any:
+        raise RuntimeError(text)
+
+    x = TensorSpec("x", "x:0", by_name("float"), (-1,))
+    signatures = {"f": Signature("f", "", {"x": x}, {"y": x}, {})}
+    (asked,) = questions(signatures, {"f": fails}, None, compare=True)
+    assert asked.refused == "RuntimeError: assertion failed: [x < 0] [[{{node Assert}}]]"
+    with pytest.raises(DeployError, match=r"fails on the given sample: RuntimeError: assertion failed: \[x < 0\]"):
+        questions(signatures, {"f": fails}, [1.0], compare=True)
 
 
 def test_other_outputs() -> None:

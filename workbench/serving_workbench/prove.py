@@ -29,6 +29,8 @@ __all__ = ["DEFAULT_TOLERANCE", "Proof", "Question", "compare", "prove", "questi
 Arrays = dict[str, NDArray[Any]]
 #: Codes by which a server says that the sample itself is wrong for the model.
 _SAMPLE_AT_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
+#: Lines of TensorFlow's errors that begin so name places in the code.
+_PLACES = ("Graph execution error", "Detected at node", 'File "')
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _question(signature: Signature, reference: Reference | None, sample: object)
         except NotComparableError as error:
             note += f"; not compared: {error}"
         except Exception as error:  # the user's own model may raise anything
-            refused = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            refused = f"{type(error).__name__}: {_told(error)}"
             if given:
                 raise DeployError(
                     f"The model in the notebook fails on the given sample: {refused}.",
@@ -193,6 +195,17 @@ def _unproved(signature: Signature, reason: str) -> Proof:
     return Proof(signature.name, "not proved", f"{reason}. Pass sample=<a valid input> to have it proved")
 
 
+def _told(error: Exception) -> str:
+    """Return what an error says in few words: of TensorFlow's not the places in the code, which come first."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if not line.startswith(_PLACES)]
+    return " ".join(" ".join(telling or lines).split())[:200]
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, bytes | str) else str(value)  # NumPy's repr names the dtype too
+
+
 def _check_against_signature(served: Arrays, signature: Signature, name: str, version: int) -> None:
     for key, spec in signature.outputs.items():
         where = f"Output '{key}' of version {version} of '{name}', signature '{signature.name}',"
@@ -246,8 +259,8 @@ def _compare_output(
         return
     index, max_abs, max_rel = found.index, found.max_abs, found.max_rel
     raise ProofError(
-        f"The served {what} answers differently: output '{key}' at {list(index)} is {served[index]!r}, in the notebook "
-        f"{expected[index]!r}; {found} (allowed: {found.allowed}).",
+        f"The served {what} answers differently: output '{key}' at {list(index)} is {_shown(served[index])}, in the "
+        f"notebook {_shown(expected[index])}; {found} (allowed: {found.allowed}).",
         hint="For a model that is random or keeps state pass tolerance=None; else widen tolerance=(rtol, atol).",
         output=key,
         max_abs=max_abs,
