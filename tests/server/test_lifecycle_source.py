@@ -23,6 +23,7 @@ from serving_server.lifecycle import scan as scan_module
 from serving_server.lifecycle import source as source_module
 from serving_server.lifecycle import watcher as watcher_module
 from serving_server.lifecycle.scan import explain_denied, fingerprint, parse_version, scan
+from serving_server.place import RemotePath
 
 NEVER = 3600.0  # a poll interval that no test sees the end of
 
@@ -466,6 +467,26 @@ async def test_a_folder_that_changed_during_the_failed_load_is_reported(base: Pa
     source.watch_failed("m", 3, version, since=began)
     await calls.until(lambda: calls.changed == [("m", 3)])
     await source.close()
+
+
+async def test_a_load_that_fails_after_its_model_has_moved_here_harms_nothing(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = publish(base, "2")
+    publish(base, "3")
+    calls = Calls()
+    source = make(calls, poll_wait_seconds=0.01, settle_seconds=0.01)
+    source.add("m", base)
+    await source.start()
+    await calls.until(lambda: calls.last() == {2, 3})
+    source.watch_failed("m", 3, RemotePath("gs://bucket/m/3"))
+    source.watch_failed("m", 2, version)
+    seen = len(calls.aspired)
+    await calls.until(lambda: len(calls.aspired) > seen + 8)
+    (version / "variables.data").write_bytes(b"the rest of the copy")
+    await calls.until(lambda: calls.changed == [("m", 2)])
+    await source.close()
+    assert "failed" not in caplog.text
 
 
 async def test_a_bad_callback_does_not_end_the_watching(base: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -302,7 +302,10 @@ class VersionSource:
                 del watched.failed[version]
                 watched.retries.pop(version, None)
                 continue
-            seen: Fingerprint = found.fingerprints[version]
+            seen: Fingerprint | None = found.fingerprints.get(version)
+            if seen is None:  # it failed under a URI that was the base path when its load began
+                del watched.failed[version]
+                continue
             if entry.baseline is None:
                 young = entry.since is not None and seen.newest >= entry.since - slack
                 entry.baseline = "" if young else seen.digest
