@@ -190,6 +190,11 @@ def test_a_wish_is_read() -> None:
         ({"weights": {"1": 1}, "key": "x key"}, "key must be the name of a header"),
         ({"weights": {"1": 1}, "key": "grpc-timeout"}, "key must be the name of a header"),
         ({"weights": {"1": 1}, "key": ":path"}, "key must be the name of a header"),
+        (
+            {"weights": {"1": 1}, "key": "X-User-Bin"},
+            "not beginning with 'grpc-' or ending in '-bin'; got 'X-User-Bin'",
+        ),
+        ({"weights": {"1": 1, "01": 2}}, "version 1 has two weights"),
         ({"weights": {"1": 1}, "seconds": 601}, "seconds must be a number from 0 to 600"),
         ({"weights": {"1": 1}, "exposures": -1}, "exposures must be a whole number"),
     ],

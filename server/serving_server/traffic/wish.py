@@ -24,8 +24,9 @@ EXPOSURES: Final = 10_000
 MAX_EXPOSURES: Final = 1_000_000
 
 _VERSION: Final = re.compile(r"\d{1,19}", re.ASCII)
-#: Names of headers and of gRPC metadata alike, but for those that gRPC has taken.
-_NAME: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]{1,64}", re.ASCII)
+#: Names of headers and of gRPC metadata alike, but for those that gRPC has taken, and for binary metadata: it travels
+#: in base64, so that one client's key would be another value over REST than over gRPC.
+_NAME: Final = re.compile(r"(?!grpc-)[a-z0-9_.-]{1,64}(?<!-bin)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,10 +76,12 @@ def _weights(given: object) -> dict[int, float]:
         raise InvalidArgumentError(f'weights must be an object such as {{"1": 90, "2": 10}}; got {given!r}')
     if len(given) > MAX_VERSIONS:
         raise InvalidArgumentError(f"weights of {len(given)} versions; a split has at most {MAX_VERSIONS}")
-    found = {}
+    found: dict[int, float] = {}
     for name, weight in given.items():
         if not _VERSION.fullmatch(name):
             raise InvalidArgumentError(f"weights are by version number; got {name!r}")
+        if int(name) in found:
+            raise InvalidArgumentError(f"version {int(name)} has two weights")
         found[int(name)] = _number(weight, f"the weight of version {name}", MAX_WEIGHT)
     if not sum(found.values()):
         raise InvalidArgumentError("the weights are all 0: no version would answer. To end a split, delete it")
@@ -103,7 +106,7 @@ def _key(value: object) -> bytes:
     if not _NAME.fullmatch(name):
         msg = (
             f"key must be the name of a header, such as 'x-serving-key': 1 to 64 ASCII letters, digits, '-', '_' or "
-            f"'.', not beginning with 'grpc-'; got {value!r}"
+            f"'.', not beginning with 'grpc-' or ending in '-bin'; got {value!r}"
         )
         raise InvalidArgumentError(msg)
     return name.encode()
