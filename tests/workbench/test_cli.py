@@ -102,6 +102,26 @@ def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], code: 
     assert found == code
 
 
+def test_all_servers_are_stopped_but_for_what_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = tmp_path / "r"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime))
+    damaged = runtime / "serving-workbench-a.json"
+    damaged.touch(mode=0o600)
+    server = sw.Server.launch("b")
+    assert sw.instances() == ["b"]
+    assert main(["stop", "--all"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "Stopped the server 'b'.\n"
+    assert str(damaged) in said.err
+    assert not server.is_running()
+    damaged.unlink()
+    assert main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "No server was running.\n"
+
+
 def test_status_and_settings(run: Callable[..., str], served: sw.ServedModel) -> None:
     assert f"{served.name}" in run("status")
     described = json.loads(run("status", served.name, "--json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving_workbench import logfile
-from serving_workbench.errors import ServerNotRunningError
+from serving_workbench.errors import RecordError, ServerNotRunningError
 from serving_workbench.instance_name import chosen_instance
 from serving_workbench.records import is_alive, list_instances, read_record, record_path
 from serving_workbench.server import Server, stop_instance
@@ -122,7 +122,14 @@ def _lives(record: Path) -> bool:
 
 def instances() -> list[str]:
     """Return the names of the servers that run and answer."""
-    return [name for name in list_instances() if Server.find(name) is not None]
+    return [name for name in list_instances() if _answers(name)]
+
+
+def _answers(instance: str) -> bool:
+    try:
+        return Server.find(instance) is not None
+    except RecordError:  # one that hangs, or a file that is none of a server's: connect() says which
+        return False
 
 
 def clean(roots: Iterable[str | Path] = ("models",), *, rejected: bool = False, dry_run: bool = False) -> Table:

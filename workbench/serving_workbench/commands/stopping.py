@@ -8,7 +8,8 @@ import serving_workbench as sw
 from serving_workbench.commands import kinds
 from serving_workbench.commands.command import Command, Place, add_instance, add_model, handle
 from serving_workbench.commands.parser import Parser
-from serving_workbench.errors import CommandLineError
+from serving_workbench.errors import CommandLineError, WorkbenchError
+from serving_workbench.records import list_instances
 
 __all__ = ["RESTART", "STOP"]
 
@@ -26,11 +27,30 @@ def _stop(arguments: argparse.Namespace, place: Place) -> None:
         handle(arguments.name, arguments.instance).stop()
         place.say(f"Stopped serving '{arguments.name}'.")
         return
-    for instance in sw.instances() if arguments.all else [arguments.instance]:
-        if sw.stop(instance):
-            place.say(f"Stopped the server '{instance}'.")
-        elif not arguments.all:
-            place.say(f"No server '{instance}' was running.")
+    if arguments.all:
+        _stop_all(place)
+    elif sw.stop(arguments.instance):
+        place.say(f"Stopped the server '{arguments.instance}'.")
+    else:
+        place.say(f"No server '{arguments.instance}' was running.")
+
+
+def _stop_all(place: Place) -> None:
+    """Stop all that can be stopped, those that do not answer too; then raise what went wrong first."""
+    stopped, problems = 0, []
+    for instance in list_instances():
+        try:
+            if sw.stop(instance):
+                stopped += 1
+                place.say(f"Stopped the server '{instance}'.")
+        except WorkbenchError as error:
+            problems.append(error)
+    if problems:
+        for other in problems[1:]:
+            problems[0].add_note(str(other))
+        raise problems[0]
+    if not stopped:
+        place.say("No server was running.")
 
 
 STOP = Command(
