@@ -260,7 +260,7 @@ class _Tuner:
             rate=self._plan.rate,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             current=current,
-            lanes=max(self._plan.cores, current.num_batch_threads if current is not None else 0),
+            lanes=self._plan.cores,
             curve=profiled.curve,
             path=RequestPath(0.0, 0.0, profiled.per_batch, profiled.per_row, _CLOCK),
             factor=1.0,
