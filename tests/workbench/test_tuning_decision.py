@@ -59,6 +59,14 @@ def test_a_rate_that_fails_in_one_repeat_is_not_sure() -> None:
     assert found.rate < 400
 
 
+def test_where_the_ladder_ended_is_no_upper_end_of_an_interval() -> None:
+    latencies = np.full((5, 4), 0.010)
+    found = sustained(Evidence(None, RATES, latencies), 0.020)
+    assert (found.sure, found.low, found.high) == (800, pytest.approx(800), np.inf)
+    latencies[:3, 3] = 0.021
+    assert np.isfinite(sustained(Evidence(None, RATES, latencies), 0.020).high)
+
+
 def test_nothing_keeps_an_impossible_objective() -> None:
     decision = decide([evidence(8, 300), evidence(64, 400)], 0.001)
     assert decision.best is None

@@ -50,6 +50,8 @@ def test_rates_that_end_with_the_ladder_are_told() -> None:
     ended = dataclasses.replace(result, candidates=result.candidates)
     told = f"so may sustain more: best ({best.evidence.rates[-1]:,.0f} requests/s)."
     assert told in str(ended)
+    assert f"[{best.evidence.rates[-1]:,.0f}, inf]" in ended.verdict
+    assert "times the current setting in what was tried" in ended.verdict
     assert told in ended._repr_mimebundle_()["text/html"]
 
 
@@ -62,6 +64,13 @@ def test_an_impossible_objective_is_answered_with_the_smallest() -> None:
     with pytest.raises(WorkbenchError, match=r"1\.8 ms"):
         result.export("unused")
     assert "text/html" in result._repr_mimebundle_()
+
+
+def test_where_only_some_lone_requests_are_slow_the_smallest_objective_is_told_too() -> None:
+    result = dataclasses.replace(made_up(), slo=1e-4, floor=0.0018)
+    assert result.best is None
+    assert "Nothing keeps" in result.verdict
+    assert "Lone requests had p99 1.8 ms already, so the smallest objective worth trying is 2.25 ms." in result.verdict
 
 
 def test_at_a_given_rate_the_lowest_latency_wins() -> None:

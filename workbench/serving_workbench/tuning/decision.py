@@ -64,6 +64,7 @@ class Evidence:
 class Sustained(NamedTuple):
     """Requests per second: `sure` by the upper bound of p99; `rate` in the middle of the repeats, with its interval.
 
+    `high` is infinite where at least half of the repeats kept the objective at the highest rate that was tried.
     `by_repeat` is not a number for repeats that do not count.
     """
 
@@ -113,10 +114,13 @@ def sustained(evidence: Evidence, slo: float, confidence: float = CONFIDENCE) ->
     by_repeat = np.full(len(counts), np.nan)
     by_repeat[counts] = crossings
     sure = _crossing(rates, _upper_bounds(latencies, confidence), slo)
+    middle = float(np.median(crossings))
+    # Repeats that end with the ladder agree on where it ended; they say nothing of what is beyond.
+    ended = middle >= 0.999 * rates[-1]
     if np.any(crossings <= 0):
-        return Sustained(sure, float(np.median(crossings)), 0.0, float(crossings.max()), by_repeat)
-    middle, low, high = _interval(np.log(crossings), confidence)
-    return Sustained(sure, math.exp(middle), math.exp(low), math.exp(high), by_repeat)
+        return Sustained(sure, middle, 0.0, math.inf if ended else float(crossings.max()), by_repeat)
+    middle, low, high = map(math.exp, _interval(np.log(crossings), confidence))
+    return Sustained(sure, middle, low, math.inf if ended else high, by_repeat)
 
 
 def _rising(latencies: Floats, slo: float) -> Floats:

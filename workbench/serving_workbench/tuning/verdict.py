@@ -80,6 +80,11 @@ def sentence(result: TuneResult) -> str:
             (float(np.min(each.evidence.latencies)) for each in result.measured if each.evidence), default=math.inf
         )
         told = f" The lowest p{result.percent:g} seen was {lowest * 1e3:.3g} ms." if math.isfinite(lowest) else ""
+        if result.floor > result.slo:
+            told = (
+                f" Lone requests had p{result.percent:g} {result.floor * 1e3:.3g} ms already, so the smallest "
+                f"objective worth trying is {result.floor * 1.25e3:.3g} ms."
+            )
         at = "any measured rate" if result.rate is None else f"{result.rate:,.0f} requests/s"
         return f"Nothing keeps {objective(result)} for '{result.model}' at {at}.{told}"
     index = result.decision.best
@@ -97,7 +102,10 @@ def sentence(result: TuneResult) -> str:
         parts = [f"{name} keeps {objective(result)} at {result.rate:,.0f} requests/s (up to {found.sure:,.0f})"]
     gained = result.gain() if best.label != "current" else None
     if gained is not None:
-        parts.append(f"{gained.ratio:.2f} times the current setting [{gained.low:.2f}, {gained.high:.2f}]")
+        current = result.decision.sustained[[each.label for each in result.measured].index("current")]
+        known = math.isfinite(found.high) and math.isfinite(current.high)
+        interval = f" [{gained.low:.2f}, {gained.high:.2f}]" if known else " in what was tried"
+        parts.append(f"{gained.ratio:.2f} times the current setting{interval}")
     ties = len(result.decision.tied) - 1
     if ties:
         parts.append(f"{ties} more cannot be told from it, and the smallest batch is chosen")
@@ -180,13 +188,11 @@ def _at_least(result: TuneResult) -> str | None:
     """Say whose rates are those of the ladder's end: their intervals are of what was asked for, not of the server."""
     if result.rate is not None:
         return None
-    ended = []
-    for candidate, here in zip(result.measured, result.decision.sustained, strict=True):
-        assert candidate.evidence is not None
-        asked = float(candidate.evidence.rates[-1])
-        repeats = here.by_repeat[np.isfinite(here.by_repeat)]
-        if np.median(repeats) >= 0.999 * asked:
-            ended.append(f"{candidate.label} ({asked:,.0f} requests/s)")
+    ended = [
+        f"{candidate.label} ({candidate.evidence.rates[-1]:,.0f} requests/s)"
+        for candidate, here in zip(result.measured, result.decision.sustained, strict=True)
+        if candidate.evidence is not None and math.isinf(here.high)
+    ]
     if not ended:
         return None
     return f"Kept the objective at the highest rate that was tried, so may sustain more: {'; '.join(ended)}."
