@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ from tests.servers import DEFAULT_TRANSPORT, TRANSPORTS, ServerProcess, SharedSe
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Started in the background by a script, this process ignores SIGINT, and so would all that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # pytest keeps the `tmp_path` folders of the last three runs, so they stay outside of the folder that is watched.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     watch = leaks.start_session()
