@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import random
@@ -13,13 +14,21 @@ from typing import Any, cast
 import numpy as np
 import psutil
 import pytest
-from test_lifecycle_fakes import turns, until
+from test_lifecycle_fakes import FakeClock, FakeLoader, paths, reach, states, turns, until
 
 from serving_server.batching.task import Task
-from serving_server.errors import InvalidArgumentError, ResourceExhaustedError, ServingError, UnavailableError
+from serving_server.errors import (
+    AbortedError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServingError,
+    UnavailableError,
+)
 from serving_server.inference import Resolved
+from serving_server.lifecycle import Manager, Specific, State
 from serving_server.metrics.requests import SignatureRequests
 from serving_server.mirroring.mirror import JUDGED, Mirror
+from serving_server.mirroring.mirrors import Mirrors
 from serving_server.mirroring.wish import Wish
 from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name, to_array
@@ -312,6 +321,45 @@ async def test_pairs_are_bounded_and_read_by_pages() -> None:
 def test_what_is_no_wish(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         Wish.from_json(fields)
+
+
+# --- with the lifecycle ---
+
+
+async def test_the_end_of_a_shadow_leaves_the_one_that_is_to_follow() -> None:
+    loader = FakeLoader()
+    manager = Manager(loader, clock=FakeClock(), close_timeout=2.0, max_load_retries=0)
+    manager.add_model("m", Specific([1]))
+    manager.aspire("m", paths(1, 2, 3))
+    await reach(manager, v1=State.AVAILABLE)
+
+    async def poll(_model: str) -> None:
+        raise AssertionError("all is known")
+
+    mirrors = Mirrors(manager, poll)
+    await mirrors.put("m", Wish(2))
+    loader.auto = False
+    following = asyncio.create_task(mirrors.put("m", Wish(3)))
+    await until(lambda: states(manager).get(3) is State.LOADING)
+    assert manager.kept("m") == {2, 3}
+    next(each for each in loader.servables if each.version == 2).crash()
+    assert mirrors.by_model == {}
+    assert manager.kept("m") == {3}, "the shadow that has crashed is not wanted any more"
+    told = mirrors.to_json("m")
+    assert told is not None
+    assert told["ended"]["reason"].startswith("version 2 is not available any more")
+    loader.waiting(3).finish()
+    await following
+    assert mirrors.by_model["m"].wish.version == 3
+    # An operator's word ends both.
+    loader.auto = True
+    following = asyncio.create_task(mirrors.put("m", Wish(2)))
+    await turns(1)
+    assert mirrors.end("m")
+    with pytest.raises(AbortedError):
+        await following
+    assert manager.kept("m") == frozenset()
+    await manager.close(drain_timeout=1.0)
 
 
 # --- on real servers ---

@@ -32,6 +32,7 @@ class _Entry:
 
     def __init__(self) -> None:
         self.attempt = 0
+        self.coming: int | None = None  # the version that a change waits for
         self.mirror: Mirror | None = None  # the present one, or the last
         self.ended: dict[str, Any] | None = None
         self.before: Counter[tuple[int, str]] = Counter()  # of mirrors before that one, by shadow and result
@@ -82,9 +83,8 @@ class Mirrors:
         await find_on_disk(manager, self._poll, model, [version])
         entry = self._entries.setdefault(model, _Entry())
         attempt = self._supersede(entry)
-        present = self.by_model.get(model)
-        before = () if present is None else (present.wish.version,)
-        manager.keep(model, {version, *before}, _PURPOSE)
+        entry.coming = version
+        self._keep(model, entry)
         manager.retry(model, version)
         try:
             await wait_loaded(manager, model, [version], wish.seconds, lambda: entry.attempt != attempt)
@@ -96,14 +96,15 @@ class Mirrors:
                 raise FailedPreconditionError(msg)
         except BaseException:
             if entry.attempt == attempt and manager.has(model):
-                manager.keep(model, before, _PURPOSE)
+                entry.coming = None
+                self._keep(model, entry)
             raise
         self._close(entry)
         shadow = cast("ServedVersion", manager.resolve(model, version))
-        entry.mirror = Mirror(shadow, wish, self._rng, partial(self.end, model))
-        entry.ended = None
+        entry.mirror = Mirror(shadow, wish, self._rng, partial(self._stop, model, entry))
+        entry.coming = entry.ended = None
         self.by_model[model] = entry.mirror
-        manager.keep(model, [version], _PURPOSE)
+        self._keep(model, entry)
         log.info("Model %s: %g %% of the requests are copied to version %d", model, 100 * wish.fraction, version)
 
     def end(self, model: str, reason: str = "it was taken back") -> bool:
@@ -112,13 +113,23 @@ class Mirrors:
         if entry is None:
             return False
         self._supersede(entry)
+        entry.coming = None
+        return self._stop(model, entry, reason)
+
+    def _stop(self, model: str, entry: _Entry, reason: str) -> bool:
+        """End the mirror at work, not another one that is still to come."""
         mirror = self.by_model.pop(model, None)
         if mirror is not None:
             mirror.close()
             entry.ended = {"at": time.time(), "reason": reason}
             log.info("Model %s: the mirror to version %d has ended: %s", model, mirror.wish.version, reason)
-        self._manager.keep(model, (), _PURPOSE)
+        self._keep(model, entry)
         return mirror is not None
+
+    def _keep(self, model: str, entry: _Entry) -> None:
+        mirror = self.by_model.get(model)
+        versions = {None if mirror is None else mirror.wish.version, entry.coming} - {None}
+        self._manager.keep(model, cast("set[int]", versions), _PURPOSE)
 
     def forget(self, model: str) -> None:
         """Drop what is known of a model that is removed."""
@@ -143,7 +154,7 @@ class Mirrors:
     def _on_state(self, model: str, version: int, _old: State, new: State) -> None:
         mirror = self.by_model.get(model)
         if mirror is not None and mirror.wish.version == version and new is not State.AVAILABLE:
-            self.end(model, f"version {version} is not available any more: {new.name}")
+            self._stop(model, self._entries[model], f"version {version} is not available any more: {new.name}")
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
