@@ -388,8 +388,8 @@ class Supervisor:
         """Look at a server now and then, until it ends; then see to what follows."""
         instance.error = await self._put_back(put_labels, record, labelled) or instance.error
         while not await wait_ended(record, self._settings.poll_interval):
-            # Too busy to answer, or about to end: the next look will tell.
-            with contextlib.suppress(WorkbenchError):
+            # Too busy to answer, about to end, or of a version that tells other things: its end is waited for anyhow.
+            with contextlib.suppress(WorkbenchError, LookupError, TypeError):
                 await self._look(instance, record)
         crashed = await self.threads.run(_left_a_record, record)
         instance.watch = instance.record = None
