@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.load.objective import Objective
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from serving_workbench.tuning.result import TuneResult
 
 __all__ = ["WhatIf", "ask"]
+
+#: Lone requests that take so many times the objective are beyond it however they are batched.
+_HOPELESS: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,9 @@ def ask(result: TuneResult, slo: float | str | None, rate: float | None) -> What
     seconds = result.slo if wanted is None else wanted.seconds
     percent = result.percent if wanted is None else wanted.percent
     simulator, space = result.simulator, result.space
+    floor = floor_latency(simulator, unbatched(result.lanes), quantile=percent / 100)
+    if floor > _HOPELESS * seconds and rate is None:
+        return WhatIf(seconds, percent, rate, None, 0.0, floor, floor)  # soon, where a search of the grid takes longest
     if rate is None:
 
         def score(point: Point, hopeless: float) -> float:
@@ -83,7 +89,6 @@ def ask(result: TuneResult, slo: float | str | None, rate: float | None) -> What
     best = max(found, key=lambda point: (found[point], tuple(-place for place in point)))
     parameters = space.parameters(best)
     if found[best] <= 0:
-        floor = floor_latency(simulator, unbatched(result.lanes), quantile=percent / 100)
         return WhatIf(seconds, percent, rate, None, 0.0, floor, floor)
     reached = found[best] if rate is None else rate
     latency = simulator.run(parameters, reached).quantile(percent / 100)
