@@ -176,13 +176,12 @@ class Queues:
         ----------
         parameters : BatchingParameters
         running : int
-            Batches that are being run.
+            Batches that are being run: how long another waits depends on whether there are any. How many may run is the
+            caller's business.
         now : float
         """
         if self._single:
             return self._single.popitem(last=False)[0], None
-        if running >= parameters.num_batch_threads:
-            return None, None
         micros = parameters.batch_timeout_micros
         if running:
             micros = max(micros, parameters.gather_when_busy_micros)
