@@ -118,6 +118,8 @@ def test_it_degrades_to_text_and_pictures(dashboard: TuneDashboard, monkeypatch:
 def test_a_search_s_arguments_are_refused(dashboard: TuneDashboard) -> None:
     with pytest.raises(WorkbenchError, match="takes no repeats="):
         sw.tune(dashboard.model, repeats=3)
+    with pytest.raises(WorkbenchError, match="rate='fast' is no number"):
+        sw.tune(dashboard.model, rate="fast")
 
 
 def _snapshot(requests: int, rows: int = 1) -> dict[str, Any]:

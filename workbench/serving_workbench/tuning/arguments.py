@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from serving_workbench.errors import WorkbenchError
 
-__all__ = ["check_numbers", "whole_numbers"]
+__all__ = ["check_numbers", "check_rate", "whole_numbers"]
 
 #: Least and most of what is a whole number.
 _WHOLE: Final = {"rows": (1, 65_536), "repeats": (2, 100), "trials": (1, 10_000), "seed": (0, 2**63 - 1)}
@@ -24,8 +24,8 @@ def check_numbers(*, rate: Any, seconds: Any, **whole: Any) -> None:
     ------
     WorkbenchError
     """
-    if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
-        raise WorkbenchError(f"rate={rate!r} is no number of requests per second.")
+    if rate is not None:
+        check_rate(rate)
     if not (_is_number(seconds) and 0 < seconds <= _MAX_SECONDS):
         raise WorkbenchError(f"seconds={seconds!r} is no number between 0 and {_MAX_SECONDS:g}.")
     for name, value in whole.items():
@@ -33,6 +33,17 @@ def check_numbers(*, rate: Any, seconds: Any, **whole: Any) -> None:
         if value is not None and not _is_whole(value, least, most):
             why = " (an interval needs at least 2)" if name == "repeats" else ""
             raise WorkbenchError(f"{name}={value!r} is not a whole number from {least} to {most}{why}.")
+
+
+def check_rate(rate: Any) -> None:
+    """Check requests per second.
+
+    Raises
+    ------
+    WorkbenchError
+    """
+    if not (_is_number(rate) and 0 < rate < math.inf):
+        raise WorkbenchError(f"rate={rate!r} is no number of requests per second.")
 
 
 def whole_numbers(name: str, values: Any) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ from serving_workbench.live import Actions, LiveView
 from serving_workbench.live.actions import Tone
 from serving_workbench.load.objective import Objective
 from serving_workbench.load.running import LiveView as LoadView
+from serving_workbench.tuning.arguments import check_rate
 from serving_workbench.tuning.chart import make_chart
 from serving_workbench.tuning.diagnosis import Diagnosis, diagnose
 from serving_workbench.tuning.history import History
@@ -86,6 +87,7 @@ class TuneDashboard:
             raise WorkbenchError(
                 f"The live dashboard takes no {unknown[0]}=.", hint="With an objective, p99='20ms', the search does."
             )
+        check_rate(rate)
         objective = Objective.parse(slo)
         self.model = model
         self.diagnosis: Diagnosis | None = None

@@ -99,7 +99,8 @@ def sentence(result: TuneResult) -> str:
         mean = f"mean of repeats {found.rate:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
         parts = [f"{name} sustains {found.sure:,.0f} requests/s within {objective(result)} ({mean})"]
     else:
-        parts = [f"{name} keeps {objective(result)} at {result.rate:,.0f} requests/s (up to {found.sure:,.0f})"]
+        up_to = f"{'at least ' if math.isinf(found.high) else ''}up to {found.sure:,.0f}"
+        parts = [f"{name} keeps {objective(result)} at {result.rate:,.0f} requests/s ({up_to})"]
     gained = result.gain() if best.label != "current" else None
     if gained is not None:
         current = result.decision.sustained[[each.label for each in result.measured].index("current")]
