@@ -326,7 +326,7 @@ def test_what_is_no_wish(fields: dict[str, Any], message: str) -> None:
 # --- with the lifecycle ---
 
 
-async def test_the_end_of_a_shadow_leaves_the_one_that_is_to_follow() -> None:
+async def test_the_end_of_a_shadow_leaves_the_one_that_is_to_follow(caplog: pytest.LogCaptureFixture) -> None:
     loader = FakeLoader()
     manager = Manager(loader, clock=FakeClock(), close_timeout=2.0, max_load_retries=0)
     manager.add_model("m", Specific([1]))
@@ -359,7 +359,10 @@ async def test_the_end_of_a_shadow_leaves_the_one_that_is_to_follow() -> None:
     with pytest.raises(AbortedError):
         await following
     assert manager.kept("m") == frozenset()
+    await mirrors.put("m", Wish(2))
     await manager.close(drain_timeout=1.0)
+    assert mirrors.by_model == {}
+    assert "listener failed" not in caplog.text
 
 
 # --- on real servers ---

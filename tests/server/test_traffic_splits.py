@@ -332,6 +332,22 @@ async def test_files_that_go_away_take_a_version_out(splits: Splits, manager: Ma
     assert answers(splits, manager) == {1, 2}
 
 
+async def test_the_end_of_the_server_is_no_deploy(splits: Splits, manager: Manager, loader: FakeLoader) -> None:
+    """Of a version above those of the split, which is loaded for another purpose."""
+    manager.aspire("m", paths(1, 2, 3))
+    manager.set_policy("m", Specific([1]))
+    manager.keep("m", [3], "mirror")
+    await reach(manager, v1=AVAILABLE, v2=END, v3=AVAILABLE)
+    await splits.put("m", wish({1: 50, 2: 50}))
+    await manager.close(drain_timeout=1.0)
+    assert set(states(manager).values()) == {END}
+    assert all(servable.closed for servable in loader.servables)
+    summary = splits.summary("m")
+    assert summary is not None
+    assert summary["ended"] is None
+    assert splits.routers["m"].pick(Nobody()) is None
+
+
 # --- anything in any order ---
 
 

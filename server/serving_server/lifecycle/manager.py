@@ -199,9 +199,12 @@ class Manager:
         return {} if entry is None else entry.routes
 
     def chosen_version(self, model: str) -> int | None:
-        """Return the version that answers unversioned requests, None when the policy wants none that is AVAILABLE."""
+        """Return the version that answers unversioned requests, None when the policy wants none that is AVAILABLE.
+
+        Of a model that is removed, as at the end of the server, nothing is wanted.
+        """
         entry = self._models.get(model)
-        return None if entry is None else entry.chosen
+        return None if entry is None or entry.removed else entry.chosen
 
     def looked(self, model: str) -> bool:
         """Whether the versions on disk are known, by `aspire`."""

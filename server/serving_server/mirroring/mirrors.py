@@ -129,7 +129,8 @@ class Mirrors:
     def _keep(self, model: str, entry: _Entry) -> None:
         mirror = self.by_model.get(model)
         versions = {None if mirror is None else mirror.wish.version, entry.coming} - {None}
-        self._manager.keep(model, cast("set[int]", versions), _PURPOSE)
+        if self._manager.has(model):  # not at the end of the server
+            self._manager.keep(model, cast("set[int]", versions), _PURPOSE)
 
     def forget(self, model: str) -> None:
         """Drop what is known of a model that is removed."""
