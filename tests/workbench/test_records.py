@@ -138,6 +138,20 @@ def test_the_record_of_a_dead_process_is_deleted(write: Write) -> None:
     assert not path.exists()
 
 
+def test_a_record_is_left_to_the_process_that_looks_after_the_server(write: Write) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        create_time = psutil.Process(process.pid).create_time()
+    path = write(pid=process.pid, create_time=create_time, owner_pid=os.getppid())
+    assert trusted_record("unit") is None
+    assert path.exists(), "it says that there was a crash"
+    write(pid=process.pid, create_time=create_time, owner_pid=os.getpid())
+    assert trusted_record("unit") is None
+    assert not path.exists()
+    write(pid=process.pid, create_time=create_time, owner_pid=process.pid)
+    assert trusted_record("unit") is None
+    assert not path.exists()
+
+
 def test_the_socket_of_a_dead_server_goes_with_its_record_and_no_other_does(write: Write) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         create_time = psutil.Process(process.pid).create_time()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+
+import psutil
 
 from serving_workbench.control import ControlClient
 from serving_workbench.errors import ControlError, RecordError
@@ -31,7 +34,8 @@ def trusted_record(instance: str, *, timeout: float = 5.0, lock_held: bool = Fal
     Returns
     -------
     Record or None
-        None when no server runs; a record that a dead one left behind is deleted.
+        None when no server runs; a record that a dead one left behind is deleted, unless the process that it belonged
+        to lives: a Jupyter server sees by the record that its server has crashed, and is to be started again.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def trusted_record(instance: str, *, timeout: float = 5.0, lock_held: bool = Fal
         if not is_alive(record.pid, record.create_time):
             if lock_held:
                 delete_if_stale_locked(path)
-            else:
+            elif not _is_anothers(record):
                 delete_if_stale(instance)
             return None
         try:
@@ -66,6 +70,11 @@ def trusted_record(instance: str, *, timeout: float = 5.0, lock_held: bool = Fal
                 hint=f"Delete the record and start again: rm '{path}'.",
             )
         return record
+
+
+def _is_anothers(record: Record) -> bool:
+    """Whether the server belonged to another process, which is still there."""
+    return record.owner_pid not in {None, os.getpid()} and psutil.pid_exists(int(record.owner_pid or 0))
 
 
 def _untrusted(record: Record, instance: str, error: ControlError) -> RecordError:

@@ -131,7 +131,7 @@ class InstanceHandler(ServingHandler):
 
 
 class RestartHandler(ServingHandler):
-    """A new process with the same models."""
+    """A new process with the same models and ports."""
 
     @web.authenticated
     @authorized
