@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from test_lifecycle_fakes import BadModelError, FakeClock, FakeLoader, FakeServable, paths, reach, states, turns, until
 
-from serving_server.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, NotFoundError
+from serving_server.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+)
 from serving_server.lifecycle import Latest, Manager, Specific, State
 from serving_server.traffic.splits import Splits
 from serving_server.traffic.wish import Wish
@@ -346,6 +352,15 @@ async def test_the_end_of_the_server_is_no_deploy(splits: Splits, manager: Manag
     assert summary is not None
     assert summary["ended"] is None
     assert splits.routers["m"].pick(Nobody()) is None
+
+
+async def test_the_end_of_the_server_is_told_to_who_waits(splits: Splits, manager: Manager, loader: FakeLoader) -> None:
+    loader.auto = False
+    setting = asyncio.create_task(splits.put("m", wish({1: 50, 2: 50})))
+    await until(lambda: states(manager).get(1) is LOADING)
+    await manager.close(drain_timeout=1.0)
+    with pytest.raises(UnavailableError, match="the server is shutting down"):
+        await setting
 
 
 # --- anything in any order ---

@@ -78,6 +78,8 @@ class Mirrors:
             It was not loaded in time.
         AbortedError
             Another mirror, or none, was asked for meanwhile.
+        UnavailableError
+            The server is shutting down.
         """
         manager, version = self._manager, wish.version
         await find_on_disk(manager, self._poll, model, [version])

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from serving_server.awaiting import has_failed
-from serving_server.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, NotFoundError
+from serving_server.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+)
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.states import State
 
@@ -45,12 +51,15 @@ async def wait_loaded(
         A version cannot be loaded.
     DeadlineExceededError
         After so many seconds.
+    UnavailableError
+        The server is shutting down.
     """
 
     def settled() -> bool:
         views = [manager.version(model, version) for version in versions]
         return (
             superseded()
+            or not manager.has(model)
             or any(view is not None and has_failed(view, manager, patient=False) for view in views)
             or all(view is not None and view.state is State.AVAILABLE for view in views)
         )
@@ -64,6 +73,8 @@ async def wait_loaded(
         raise DeadlineExceededError(f"{msg} (requests are answered as before)") from None
     if superseded():
         raise AbortedError(f"nothing has changed for model {model}: meanwhile something else was decided about it")
+    if not manager.has(model):
+        raise UnavailableError(f"nothing has changed for model {model}: the server is shutting down")
     for version in versions:
         view = manager.version(model, version)
         if view is None or view.state is not State.AVAILABLE:

@@ -97,6 +97,8 @@ class Splits:
             A version was not loaded in time.
         AbortedError
             Something else has meanwhile been decided about who answers.
+        UnavailableError
+            The server is shutting down.
         """
         manager = self._manager
         await find_on_disk(manager, self._poll, model, wish.weights)
