@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serving_workbench.commands import Deferred
+from serving_workbench.commands import Deferred, did_you_mean
 from serving_workbench.errors import CommandLineError
 
 __all__ = ["Braced", "Expression", "evaluate", "split", "split_rest"]
@@ -171,7 +171,8 @@ def _value(expression: Expression, shell: Any) -> object:
     try:
         return shell.ev(expression.source)
     except Exception as error:
-        raise CommandLineError(f"{{{expression.source}}} fails: {type(error).__name__}: {error}") from error
+        hint = did_you_mean(error.name or "", shell.user_ns) if isinstance(error, NameError) else ""
+        raise CommandLineError(f"{expression.source} fails: {type(error).__name__}: {error}{hint}") from error
 
 
 def _argument(parts: list[str | Expression]) -> str:

@@ -96,8 +96,14 @@ def test_what_cannot_be_split_says_why(line: str, message: str) -> None:
 
 def test_a_failing_expression_is_named_with_its_error() -> None:
     (value,) = split("{1/0}")
-    with pytest.raises(CommandLineError, match=r"^\{1/0\} fails: ZeroDivisionError: division by zero$"):
+    with pytest.raises(CommandLineError, match=r"^1/0 fails: ZeroDivisionError: division by zero$"):
         evaluate(value, Shell())
+
+
+def test_a_name_that_is_nearly_one_of_the_notebook_is_suggested() -> None:
+    (value,) = split("{pixls[:3]}")
+    with pytest.raises(CommandLineError, match=r"^pixls\[:3\] fails: NameError: .*; did you mean 'pixels'\?$"):
+        evaluate(value, Shell(pixels=[1]))
 
 
 FLAGS = {"--version": True, "--verbose": False}

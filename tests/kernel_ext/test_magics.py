@@ -95,7 +95,7 @@ def test_help(session: Session) -> None:
         ("%serve model --sample rows", "there is no variable 'rows' for --sample; did you mean 'row'?"),
         ("%serve model --sample row[:1]", "there is no variable 'row[:1]' for --sample; an expression goes in braces"),
         ("%serve model --sample 5", "there is no variable '5' for --sample; an expression goes in braces"),
-        ("%serve {undefined}", "{undefined} fails: NameError: name 'undefined' is not defined"),
+        ("%serve {undefined}", "undefined fails: NameError: name 'undefined' is not defined"),
         ("%serve {model", "The brace is not closed: {model"),
         ("%serve 'model", "The quote ' is not closed: 'model"),
         ("%serve {object()}", "this model has no name of its own; give it one with --name"),

@@ -44,7 +44,7 @@ def test_a_cell_with_json_is_asked_by_rest(session: Session) -> None:
     ("cell", "message"),
     [
         ("%predict half", "%predict: give an input: %predict digits x[:5], or the body of a cell."),
-        ("%predict half y[:3]", "{y[:3]} fails: NameError: name 'y' is not defined"),
+        ("%predict half y[:3]", "y[:3] fails: NameError: name 'y' is not defined"),
         ("%predict half x[:", "x[: is no Python expression: "),
         ("%predict half x --versoin 2", "there is no flag --versoin; did you mean '--version'?"),
         ("%predict half x --version one", "'one' is not a whole number from 1 on"),
