@@ -12,10 +12,10 @@ class Shell:
     """As much of IPython's shell as `evaluate` uses."""
 
     def __init__(self, **namespace: object) -> None:
-        self.namespace = namespace
+        self.user_ns = namespace
 
     def ev(self, source: str) -> object:
-        return eval(source, dict(self.namespace))
+        return eval(source, dict(self.user_ns))
 
 
 @pytest.mark.parametrize(
