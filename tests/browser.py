@@ -134,6 +134,9 @@ class JupyterLab(JupyterServer):
             kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
             cells = [nbformat.v4.new_code_cell()]
             nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+        # A page of another server, which may have ended, would go on to log that it cannot be reached.
+        browser.driver.get("about:blank")
+        browser.console()
         browser.driver.get(f"{self.url}/doc/tree/{name}?token={TOKEN}")
         # What is run before the page is connected to its kernel is lost.
         wait_until(lambda: self._is_connected(name), 90, lambda: f"a kernel\n{self.log()}\n{browser.console()[-5:]}")
