@@ -141,7 +141,9 @@ def test_a_served_model(warm: str, name: str, source: Callable[[str, int], Path]
                 assert set(result.summary.statuses) == {"OK"}
                 assert result.setup.model == name
     finally:
-        served.stop()
+        # Not by `served.stop`, which ends the server with its last model: it runs on for the other tests.
+        served.server.control.delete_model(name)
+        served.server.close()
 
 
 def test_tls(server: Callable[..., ServerProcess], certificates: Path, models_dir: Path, tmp_path: Path) -> None:
