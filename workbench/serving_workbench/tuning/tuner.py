@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 GUIDED: Final = "guided"
 #: Largest batch that is tried unless told otherwise.
 MAX_BATCH: Final = 128
+#: Part of the objective that is left to lone requests where their tail alone exceeds it.
+_CALM: Final = 0.8
 #: Step of the clock by which the server's loop keeps timeouts (uvloop). Seconds.
 _CLOCK: Final = 1e-3
 #: Waits that are tried, as parts of the objective.
@@ -201,6 +203,7 @@ class _Tuner:
             verifier.black_box(method, trials)
         steps.step("repeat")
         verifier.repeat()
+        verifier.learn()
 
     def _machine(self) -> None:
         busy = psutil.cpu_percent(0.3) / 100
@@ -286,12 +289,19 @@ class _Tuner:
         fixed = float(np.quantile(extra, 0.05))
         # The slowest of a few hundred says little of a p99, so it must not decide every simulation.
         rest = np.minimum(extra, np.quantile(extra, 0.995)) - fixed
-        result.path = RequestPath(
-            fixed, 0.0, profiled.per_batch, profiled.per_row, _CLOCK, tuple(np.maximum(0.0, rest).tolist())
-        )
         result.floor = float(np.quantile(latencies, self._plan.percent / 100))
         # The median of lone requests is beyond the objective: no percentile above it can be within.
         result.feasible = float(np.median(latencies)) <= self._plan.slo
+        if result.feasible and result.floor > self._plan.slo:
+            # With such a tail no configuration would be predicted to keep the objective at any rate, and none be tried.
+            rest = np.minimum(rest, max(0.0, _CALM * self._plan.slo - lone - fixed))
+            self._notes.append(
+                f"Of lone requests alone p{self._plan.percent:g} was {1e3 * result.floor:.3g} ms, beyond the objective, "
+                "which their median keeps: the predictions are those of a calmer machine, the measurements are not."
+            )
+        result.path = RequestPath(
+            fixed, 0.0, profiled.per_batch, profiled.per_row, _CLOCK, tuple(np.maximum(0.0, rest).tolist())
+        )
 
     def _range(self, measurer: Measurer, result: TuneResult) -> float:
         """Find the most that it can answer, and from that how much slower everything is under load.

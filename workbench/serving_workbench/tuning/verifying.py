@@ -38,7 +38,7 @@ RECIPE: Final = "TF Serving's recipe"
 
 #: Rates of the ladders, as parts of the predicted and of the screened rate.
 _SCREEN: Final = (0.45, 0.65, 0.85, 1.05, 1.3)
-_FINAL: Final = (0.35, 0.55, 0.75, 0.9, 1.05)
+_FINAL: Final = (0.4, 0.6, 0.8, 1.0, 1.2)
 #: Configurations that are screened on the word of the predictions.
 SHORTLIST: Final = 7
 #: Seconds that a load test takes beside its requests, as its process has to start: until it was seen.
@@ -53,6 +53,9 @@ _MORE_ROUNDS: Final = 3
 #: Rounds of repeats that are made in any case, and the part of the time after which no other one begins.
 _LEAST_ROUNDS: Final = 2
 _LATE: Final = 1.15
+#: Steps of the fit to what was measured, at most, and the logarithm of the ratio at which it ends.
+_FITTED: Final = 6
+_AGREED: Final = 0.02
 #: The lowest rungs of `_FINAL`, which are left out where time is short.
 _SKIPPED: Final = 2
 
@@ -222,21 +225,40 @@ class Verifier:
         return climbed
 
     def _refit(self) -> None:
-        """Let the model agree with what was measured, in the mean; then predict again."""
-        pairs = [
-            (candidate.predicted, candidate.screened)
-            for candidate in self._result.candidates
-            if candidate.predicted > 0 and candidate.screened
-        ]
+        """Let the model agree with what was screened, in the mean; then predict again."""
+        seen = [(candidate, candidate.screened) for candidate in self._result.candidates if candidate.screened]
+        if self._fit(seen):
+            for candidate in self._result.candidates:
+                candidate.predicted = self._candidate(candidate.label, candidate.parameters).predicted
+
+    def learn(self) -> None:
+        """Let the model agree with the repeats, for `what_if`; the candidates keep what was predicted before them."""
+        seen = []
+        for candidate in self._result.measured:
+            assert candidate.evidence is not None
+            found = sustained(candidate.evidence, self._plan.slo)
+            if math.isfinite(found.high) and found.rate > 0:  # where the ladder ended first, only a bound is known
+                seen.append((candidate, found.rate))
+        self._fit(seen)
+
+    def _fit(self, seen: list[tuple[Candidate, float]]) -> bool:
+        """Choose the factor with which predictions agree with what was seen; whether there was anything to see."""
         # Those far below the most that the machine can do say little of how it is then.
-        pairs = [pair for pair in pairs if pair[1] > 0.3 * self._result.crowded_at] or pairs
-        if not pairs:
-            return
-        ratio = math.exp(float(np.median([math.log(expected / seen) for expected, seen in pairs])))
-        self._result.factor = min(10.0, max(1.0, self._result.factor * ratio))
+        seen = [pair for pair in seen if pair[1] > 0.3 * self._result.crowded_at] or seen
+        if not seen:
+            return False
+        for _ in range(_FITTED):
+            self._steps.tick()
+            ratios = [
+                self._candidate(candidate.label, candidate.parameters).predicted / rate for candidate, rate in seen
+            ]
+            ratio = math.exp(float(np.median([math.log(each) for each in ratios if each > 0] or [0.0])))
+            if abs(math.log(ratio)) < _AGREED:
+                break
+            # What a rate responds with to the factor is less than in proportion: it takes some steps.
+            self._result.factor = min(10.0, max(1.0, self._result.factor * ratio))
         self.predict()
-        for candidate in self._result.candidates:
-            candidate.predicted = self._candidate(candidate.label, candidate.parameters).predicted
+        return True
 
     def black_box(self, method: str, trials: int | None) -> None:
         """Search without the predictions; they only say around which rate to look."""
