@@ -119,6 +119,16 @@ def test_the_file_reads_back_as_the_same_parameters(tmp_path: Path) -> None:
     for told in ("2026-11-25", "version 3, sha256 0123456789ab", "p99 <= 20 ms", "requests/s surely", "# A note."):
         assert told in text
     assert result.export(tmp_path)[0].name == "batching_parameters.pbtxt"
+    by_hand = tmp_path / "batching_params.pbtxt"
+    by_hand.write_text("max_batch_size { value: 7 }\n")
+    (tmp_path / "batching_parameters.pbtxt").unlink()
+    with pytest.raises(WorkbenchError, match="written by somebody else"):
+        result.export(tmp_path)
+    assert by_hand.read_text() == "max_batch_size { value: 7 }\n"
+    assert not (tmp_path / "batching_parameters.pbtxt").exists()
+    result.export(tmp_path, overwrite=True)
+    result.export(tmp_path)  # one of its own is replaced
+    assert "by Serving Workbench" in by_hand.read_text()
 
 
 GOLDEN = """\

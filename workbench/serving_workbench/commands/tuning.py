@@ -36,6 +36,7 @@ def _arguments(parser: Parser) -> None:
         data = "what to send: JSON, or @FILE with it; else values that fit the signature"
     parser.add("--data", role="array", metavar="VAR" if parser.in_notebook else "JSON", help=data)
     parser.add("--rows", kind=kinds.whole, metavar="N", help="rows per request (1)")
+    parser.add("--signature", kind=kinds.text, metavar="S", help="which signature; else the default one")
     parser.add("--for", dest="seconds", kind=kinds.seconds, metavar="S", help="seconds that it may take (110)")
     method = "guided by a simulator (guided), or without it: optuna, random, grid"
     parser.add("--method", offers=["guided", "optuna", "random", "grid"], metavar="M", help=method)
@@ -48,7 +49,9 @@ def _arguments(parser: Parser) -> None:
 def _run(arguments: argparse.Namespace, place: Place) -> Any:
     model = chosen_model(arguments, place, "tune")
     options: dict[str, Any] = {
-        name: value for name in ("rate", "rows", "seconds", "method") if (value := getattr(arguments, name)) is not None
+        name: value
+        for name in ("rate", "rows", "signature", "seconds", "method")
+        if (value := getattr(arguments, name)) is not None
     }
     if arguments.data is not None:
         options["data"] = place.value(arguments.data, "--data")

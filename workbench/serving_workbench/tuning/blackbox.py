@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 from serving_workbench.errors import WorkbenchError
@@ -17,7 +18,14 @@ METHODS: Final = ("optuna", "random", "grid")
 _DUPLICATES_PER_POINT: Final = 4
 
 
-def search(space: Space, trials: Trials, budget: int, method: str = "optuna", seed: int = 0) -> Point:
+def search(
+    space: Space,
+    trials: Trials,
+    budget: int,
+    method: str = "optuna",
+    seed: int = 0,
+    enough: Callable[[], bool] = lambda: False,
+) -> Point:
     """Measure up to `budget` points and return the best one.
 
     Parameters
@@ -29,6 +37,8 @@ def search(space: Space, trials: Trials, budget: int, method: str = "optuna", se
     method : {'optuna', 'random', 'grid'}
         ``grid`` takes points evenly from the whole grid, all of it when the budget allows.
     seed : int
+    enough : callable
+        Asked before each measurement: whether there is no time for another.
 
     Raises
     ------
@@ -39,7 +49,7 @@ def search(space: Space, trials: Trials, budget: int, method: str = "optuna", se
         raise WorkbenchError(f"There is no search method '{method}'.", hint=f"There are {', '.join(METHODS)}.")
     budget = min(budget, len(space))
     if method == "optuna":
-        _by_optuna(space, trials, budget, seed)
+        _by_optuna(space, trials, budget, seed, enough)
     else:
         points = list(space)
         if method == "random":
@@ -47,11 +57,13 @@ def search(space: Space, trials: Trials, budget: int, method: str = "optuna", se
         else:
             chosen = [points[(2 * k + 1) * len(points) // (2 * budget)] for k in range(budget)]
         for point in chosen:
+            if enough():
+                break
             trials.ask(point)
     return trials.best
 
 
-def _by_optuna(space: Space, trials: Trials, budget: int, seed: int) -> None:
+def _by_optuna(space: Space, trials: Trials, budget: int, seed: int, enough: Callable[[], bool]) -> None:
     try:
         import optuna
     except ImportError as error:
@@ -65,7 +77,7 @@ def _by_optuna(space: Space, trials: Trials, budget: int, seed: int) -> None:
     names = ("size", "timeout", "threads", "padding")
     # Indices are ordered, unlike categories: the sampler learns that 16 lies between 8 and 32.
     for _ in range(budget * _DUPLICATES_PER_POINT):
-        if len(trials) >= budget:
+        if len(trials) >= budget or enough():
             return
         trial = study.ask()
         point = Point(*(trial.suggest_int(name, 0, count - 1) for name, count in zip(names, space.shape, strict=True)))

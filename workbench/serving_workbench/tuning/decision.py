@@ -146,7 +146,8 @@ def _upper_bounds(latencies: Floats, confidence: float) -> Floats:
             return np.asarray(np.exp(middle))
         spread = logs.std(axis=0, ddof=1)
         bounds = np.exp(middle + _student(confidence, repeats - 1) * spread / math.sqrt(repeats))
-    return np.where(np.isfinite(bounds), bounds, np.inf)
+    # More requests are not answered faster: a bound that falls with the rate is one of a rung that was lucky.
+    return np.asarray(np.maximum.accumulate(np.where(np.isfinite(bounds), bounds, np.inf)))
 
 
 def _crossing(rates: Floats, latencies: Floats, slo: float) -> float:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Final
 
 from serving_server.batching.parameters import BatchingParameters
 
-__all__ = ["as_text", "difference"]
+__all__ = ["SIGNED", "as_text", "difference", "is_ours"]
+
+#: In the comments of every file that a search has written.
+SIGNED: Final = "by Serving Workbench."
 
 
 def as_text(parameters: BatchingParameters, comments: Sequence[str] = (), *, of_version: bool = False) -> str:
@@ -43,6 +47,11 @@ def as_text(parameters: BatchingParameters, comments: Sequence[str] = (), *, of_
         text = f"gather_when_busy_micros {parameters.gather_when_busy_micros}"
         lines.append(f"# not of TensorFlow Serving, so not in this file: {text}")
     return "\n".join(lines) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether a file was written by a search, and not changed to be somebody's own by taking its comments off."""
+    return any(line.startswith("#") and SIGNED in line for line in text.splitlines())
 
 
 def difference(before: BatchingParameters | None, after: BatchingParameters) -> str:

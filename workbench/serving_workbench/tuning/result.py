@@ -14,7 +14,7 @@ from serving_workbench.errors import WorkbenchError
 from serving_workbench.tuning import verdict
 from serving_workbench.tuning.capacity import Capacity, capacity
 from serving_workbench.tuning.decision import Decision, Evidence, Gain, decide, gain
-from serving_workbench.tuning.parameters_text import as_text, difference
+from serving_workbench.tuning.parameters_text import as_text, difference, is_ours
 from serving_workbench.tuning.service_curve import ServiceCurve
 from serving_workbench.tuning.simulator import Crowding, RequestPath, Simulator, unbatched
 from serving_workbench.tuning.space import Point, Space
@@ -268,14 +268,27 @@ class TuneResult:
             )
         return as_text(parameters, verdict.comments(self), of_version=of_version)
 
-    def export(self, path: str | Path) -> list[Path]:
+    def export(self, path: str | Path, *, overwrite: bool = False) -> list[Path]:
         """Write the file for ``--batching_parameters_file``, and ``batching_params.pbtxt`` beside it.
 
-        The second is the form for a version's own folder (``--enable_per_model_batching_parameters``).
+        The second is the form for a version's own folder (``--enable_per_model_batching_parameters``). Files of an
+        earlier search are replaced.
+
+        Parameters
+        ----------
+        path : str or Path
+            Of the file, or a folder.
+        overwrite : bool
+            Whether to replace files that no search has written, such as one that somebody tuned by hand.
 
         Returns
         -------
         list of Path
+
+        Raises
+        ------
+        WorkbenchError
+            There is such a file, or it cannot be written; then none is.
         """
         target = Path(path).expanduser()
         if target.is_dir():
@@ -283,6 +296,12 @@ class TuneResult:
         texts = {target: self.text()}
         texts.setdefault(target.parent / "batching_params.pbtxt", self.text(of_version=True))
         try:
+            others = [] if overwrite else [file for file in texts if file.exists() and not is_ours(file.read_text())]
+            if others:
+                raise WorkbenchError(
+                    f"'{others[0]}' was written by somebody else, and would be lost.",
+                    hint="Export to another folder, or pass overwrite=True.",
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             for file, text in texts.items():
                 file.write_text(text)

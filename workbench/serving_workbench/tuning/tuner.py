@@ -296,8 +296,8 @@ class _Tuner:
             # With such a tail no configuration would be predicted to keep the objective at any rate, and none be tried.
             rest = np.minimum(rest, max(0.0, _CALM * self._plan.slo - lone - fixed))
             self._notes.append(
-                f"Of lone requests alone p{self._plan.percent:g} was {1e3 * result.floor:.3g} ms, beyond the objective, "
-                "which their median keeps: the predictions are those of a calmer machine, the measurements are not."
+                f"p{self._plan.percent:g} of lone requests was {1e3 * result.floor:.3g} ms, more than the objective; "
+                "their median keeps it: the predictions are those of a calmer machine, the measurements are not."
             )
         result.path = RequestPath(
             fixed, 0.0, profiled.per_batch, profiled.per_row, _CLOCK, tuple(np.maximum(0.0, rest).tolist())

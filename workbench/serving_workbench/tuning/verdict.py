@@ -11,6 +11,7 @@ import numpy as np
 from serving_server.batching.parameters import BatchingParameters
 from serving_workbench.tables import Table
 from serving_workbench.tuning.decision import Decision, sustained
+from serving_workbench.tuning.parameters_text import SIGNED
 
 if TYPE_CHECKING:
     from serving_workbench.tuning.result import Candidate, TuneResult
@@ -234,7 +235,7 @@ def comments(result: TuneResult) -> list[str]:
     """Return the lines above an exported file."""
     best = result.best
     lines = [
-        f"Batching of '{result.model}', tuned {result.date} by Serving Workbench.",
+        f"Batching of '{result.model}', tuned {result.date} {SIGNED}",
         f"Model: version {result.version}, {result.digest}.",
         f"Objective: {objective(result)}.",
     ]

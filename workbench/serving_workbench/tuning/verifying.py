@@ -192,7 +192,10 @@ class Verifier:
         guess = candidate.predicted or self._slowest()
         for attempt in range(2):
             guess = min(guess, self.most / _SCREEN[-1])
-            ladder = around(guess, _SCREEN, self._rung(guess, seconds), self._plan.seed)
+            rung = self._rung(guess, seconds)
+            # A slow service takes long for the requests of one rung: those in the middle tell most.
+            rungs = _SCREEN if rung * len(_SCREEN) <= max(2.5 * seconds * len(_SCREEN), 2.0) else _SCREEN[1:4]
+            ladder = around(guess, rungs, rung, self._plan.seed)
             latencies = self._climb(candidate.parameters, ladder).latencies
             found = sustained(
                 Evidence(candidate.parameters, np.array(ladder.rates), latencies[None]), self._plan.slo
@@ -277,7 +280,14 @@ class Verifier:
 
         affordable = int(0.45 * self._plan.seconds / (_OVERHEAD + len(_SCREEN) * each))
         budget = trials or max(6, min(affordable, len(self._result.space) // 5))
-        blackbox.search(self._result.space, Trials(measure), budget, method, self._plan.seed)
+        blackbox.search(
+            self._result.space,
+            Trials(measure),
+            budget,
+            method,
+            self._plan.seed,
+            enough=lambda: bool(made) and self._steps.spent > _SCREENED * self._plan.seconds,
+        )
         for label, known in self._known().items():
             candidate = self._candidate(label, known)
             self._steps.step("search", label)
