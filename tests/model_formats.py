@@ -258,6 +258,52 @@ def _write_tflite(path: Path, content: bytes) -> None:
 #: The models that are one file, `model.tflite`.
 TFLITE = ("tflite_converted", "tflite_plain", "tflite_stored")
 
+
+def arms(tf: Any, path: Path, version: int) -> None:
+    """Known differences: x float32 [-1] -> scores [-1,3], label bytes, value float, count int64, vector [-1,16].
+
+    2 gives another class (scores and label) where x % 50 is 7;  3 adds to value what is 0.01 in root mean square;  4
+    fails where x is 13;  5 takes longer, with the same answers;  6 answers NaN for value from 90 on, and no count.
+    """
+
+    class Arm(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = tf.Variable(tf.random.stateless_uniform([256, 256], seed=(1, 2)))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def __call__(self, x: Any) -> Any:
+            number = tf.cast(tf.math.floormod(x, 3.0), tf.int64)
+            if version == 2:
+                number = tf.where(tf.equal(tf.math.floormod(x, 50.0), 7.0), (number + 1) % 3, number)
+            if version == 4:
+                allowed = tf.debugging.Assert(tf.reduce_all(tf.not_equal(x, 13.0)), ["13 is not allowed"])
+                with tf.control_dependencies([allowed]):
+                    number = tf.identity(number)
+            value = tf.sin(x)
+            if version == 3:
+                value += 0.01 * 2**0.5 * tf.sin(1.7 * x)
+            if version == 5:
+                product = self.matrix + 1e-20 * tf.reduce_max(x)  # of the input, or it would be a constant
+                for _ in range(8):
+                    product = tf.math.l2_normalize(tf.matmul(product, self.matrix))
+                value += tf.minimum(tf.reduce_min(tf.abs(product)), 0.0)
+            if version == 6:
+                value = tf.where(x >= 90.0, float("nan"), value)
+            found = {
+                "scores": 0.1 + 0.7 * tf.one_hot(number, 3),
+                "label": tf.gather(tf.constant(_WORDS), number),
+                "value": value,
+                "vector": tf.stack([tf.sin(x * float(each + 1)) for each in range(16)], axis=1),
+            }
+            if version != 6:
+                found["count"] = tf.cast(x, tf.int64)
+            return found
+
+    module = Arm()
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.__call__})
+
+
 #: Name -> what builds a version of it at a path.
 BUILDERS: dict[str, Callable[[Any, Path, int], None]] = {
     "half_plus_three": half_plus_three,
@@ -268,4 +314,5 @@ BUILDERS: dict[str, Callable[[Any, Path, int], None]] = {
     "tflite_converted": tflite_converted,
     "tflite_plain": tflite_plain,
     "tflite_stored": tflite_stored,
+    "arms": arms,
 }

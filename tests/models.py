@@ -60,6 +60,7 @@ VERSIONS: dict[str, tuple[int, ...]] = {
     "examples": (1, 2),
     "examples_tf2": (1,),
     **dict.fromkeys(model_formats.BUILDERS, (1,)),
+    "arms": (1, 2, 3, 4, 5, 6),
 }
 
 

@@ -50,14 +50,14 @@ _GRID = [(size, timeout, threads) for size in (8, 32, 128) for timeout in (0, 40
 _RUNGS = (0.45, 0.65, 0.85, 1.0, 1.2)
 
 
-def _train(folder: Path, channels: str) -> Path:
+def train(folder: Path, channels: str) -> Path:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", _TRAIN, str(folder / "cnn"), channels]
     subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
     return folder / "cnn"
 
 
-def _bar(name: str, value: str, kept: bool | None) -> None:
+def bar(name: str, value: str, kept: bool | None) -> None:
     mark = {True: "kept", False: "MISSED", None: ""}[kept]
     print(f"{name:<72} {value:>24}  {mark}", flush=True)
 
@@ -88,10 +88,10 @@ def search(served: sw.ServedModel, slo: float) -> None:
     wall = time.monotonic() - began
     assert isinstance(result, sw.TuneResult)
     print(result, end="\n\n", flush=True)
-    _bar("tuner: wall time, s", f"{wall:.0f}", wall <= 120)
+    bar("tuner: wall time, s", f"{wall:.0f}", wall <= 120)
     best = result.best
     if best is None:
-        _bar("tuner: a choice", "none", False)
+        bar("tuner: a choice", "none", False)
         return
     with _measurer(served) as measurer:
         recipe = BatchingParameters(max_batch_size=1000)
@@ -124,16 +124,16 @@ def search(served: sw.ServedModel, slo: float) -> None:
         # Where not even the grid's best gains so much there is nothing to win.
         needed = factor if name == "best of the grid" or (reachable and reachable.ratio >= factor) else None
         if compared is None:
-            _bar(f"choice against {name}", "not comparable", None)
+            bar(f"choice against {name}", "not comparable", None)
         else:
             text = f"{compared.ratio:.2f} [{compared.low:.2f}, {compared.high:.2f}]"
-            _bar(f"choice against {name}", text, None if needed is None else compared.ratio >= needed)
+            bar(f"choice against {name}", text, None if needed is None else compared.ratio >= needed)
     predicted = result.predict(best.parameters).rate
     measured = found["choice"].rate
-    _bar("prediction against measurement", f"{predicted / measured:.2f}", abs(predicted / measured - 1) <= 0.2)
+    bar("prediction against measurement", f"{predicted / measured:.2f}", abs(predicted / measured - 1) <= 0.2)
     impossible = sw.tune(served, 1e-4, progress=False)
     assert isinstance(impossible, sw.TuneResult)
-    _bar("objective of 0.1 ms: answered by one probe", impossible.verdict[-24:], not impossible.feasible)
+    bar("objective of 0.1 ms: answered by one probe", impossible.verdict[-24:], not impossible.feasible)
 
 
 def _repeat(
@@ -179,8 +179,8 @@ def live(served: sw.ServedModel) -> None:
     time.sleep(2)
     shown = spent(20)
     kernel, front = shown[0] - without[0], shown[1] - without[1]
-    _bar("live at 2 Hz, 200 requests/s: processor of the kernel", f"{kernel:.2%} of a core", kernel <= 0.03)
-    _bar("live: processor of the server", f"{front:.2%} of a core", front <= 0.01)
+    bar("live at 2 Hz, 200 requests/s: processor of the kernel", f"{kernel:.2%} of a core", kernel <= 0.03)
+    bar("live: processor of the server", f"{front:.2%} of a core", front <= 0.01)
     control = served.server.control
     times = []
     for number in range(50):
@@ -188,7 +188,7 @@ def live(served: sw.ServedModel) -> None:
         control.patch_batching(served.name, {"max_batch_size": 1 + number})
         times.append(time.perf_counter() - began)
     slowest = max(times) * 1e3
-    _bar("a knob is in force: slowest of 50", f"{slowest:.1f} ms", slowest <= 100)
+    bar("a knob is in force: slowest of 50", f"{slowest:.1f} ms", slowest <= 100)
     dashboard.view.poller.stop()
     clock = time.monotonic()
     for number in range(3900):
@@ -196,11 +196,9 @@ def live(served: sw.ServedModel) -> None:
             before = own.memory_info().rss
         dashboard._show(dashboard._read()._replace(now=clock + number / 2))
     grown = (own.memory_info().rss - before) / 2**20
-    _bar("3,600 updates, as in 30 minutes: memory of the kernel", f"{grown:+.1f} MiB", grown < 20)
+    bar("3,600 updates, as in 30 minutes: memory of the kernel", f"{grown:+.1f} MiB", grown < 20)
     dashboard.close()
-    _bar(
-        "closed: its thread has ended", str(not dashboard.view.poller.is_running), not dashboard.view.poller.is_running
-    )
+    bar("closed: its thread has ended", str(not dashboard.view.poller.is_running), not dashboard.view.poller.is_running)
 
 
 def main() -> None:
@@ -220,7 +218,7 @@ def main() -> None:
         Path(os.environ["JUPYTER_RUNTIME_DIR"]).mkdir(parents=True, exist_ok=True)
         instance = f"bench{os.getpid()}"
         served = sw.serve(
-            _train(Path(folder), arguments.channels),
+            train(Path(folder), arguments.channels),
             "digits",
             root=Path(folder) / "models",
             instance=instance,

@@ -13,6 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from serving_workbench.comparison.checking import aa
+    from serving_workbench.comparison.entry import compare
+    from serving_workbench.comparison.mirrored import compare_mirrored
+    from serving_workbench.comparison.result import CompareResult
     from serving_workbench.deploy import serve
     from serving_workbench.errors import (
         CommandLineError,
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandLineError",
+    "CompareResult",
     "ControlError",
     "DeployError",
     "ExportError",
@@ -83,7 +88,10 @@ __all__ = [
     "VersionSkewWarning",
     "WorkbenchError",
     "WorkbenchWarning",
+    "aa",
     "clean",
+    "compare",
+    "compare_mirrored",
     "config",
     "connect",
     "follow_logs",
@@ -110,6 +118,10 @@ __all__ = [
 
 _HOME = {
     "serve": "deploy",
+    "CompareResult": "comparison.result",
+    "aa": "comparison.checking",
+    "compare": "comparison.entry",
+    "compare_mirrored": "comparison.mirrored",
     "ServedModel": "handle",
     "connect": "handle",
     "history": "version_history",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from serving_workbench.commands import (
     cleaning,
+    comparing,
     configuring,
     deploying,
     loading,
@@ -47,4 +48,5 @@ COMMANDS: tuple[Command, ...] = (
     predicting.PREDICT,
     loading.LOADTEST,
     tuning.TUNE,
+    comparing.AB,
 )

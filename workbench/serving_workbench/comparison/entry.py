@@ -1,0 +1,490 @@
+"""`compare`: what users call."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving_server.signatures import Signature
+from serving_workbench import sampling
+from serving_workbench.comparison.arms import Arm, opened, same_signature
+from serving_workbench.comparison.blocks import Blocks, measure_blocks
+from serving_workbench.comparison.evidence import Check, Estimate, Head, Metric, Slice
+from serving_workbench.comparison.intervals import paired_bca_of_means, proportion
+from serving_workbench.comparison.latency import MIN_BLOCKS, block_pairs, paired_rows
+from serving_workbench.comparison.logged import logged_inputs
+from serving_workbench.comparison.margins import Margins
+from serving_workbench.comparison.outputs import ATOL, RTOL, compare_outputs
+from serving_workbench.comparison.quality import PER_ROW, Scorer, quality, scorer
+from serving_workbench.comparison.result import CompareResult, Evidence, Rows
+from serving_workbench.comparison.sending import Answers, ask_both, lone_pairs
+from serving_workbench.comparison.slices import columns_of, compare_slices
+from serving_workbench.errors import WorkbenchError
+from serving_workbench.inputs import as_inputs, is_dataframe
+from serving_workbench.load.arguments import check_whole
+from serving_workbench.load.payload import is_log
+from serving_workbench.tuning.stepping import Steps
+
+if TYPE_CHECKING:
+    from serving_workbench.handle import ServedModel
+
+__all__ = ["compare", "found_heads", "rows_that_differ"]
+
+Array = NDArray[Any]
+
+#: Names that margins may have beside the quality metric.
+DIFFER: Final = "rows that differ"
+FAILED: Final = "failed rows"
+LATENCY: Final = "latency"
+LATENCY_P99: Final = "latency p99"
+#: Seconds that lone requests take at most, and the pairs.
+_LONE_SECONDS: Final = 4.0
+_LONE_PAIRS: Final = 1000
+#: Requests of a block from which on its p99 is looked at.
+_P99: Final = 100
+
+
+def compare(
+    model: ServedModel | str | None,
+    a: Any,
+    b: Any,
+    *,
+    data: Any,
+    labels: Any = None,
+    metric: str | Callable[[Any, Any], float] | None = None,
+    higher_is_better: bool | None = None,
+    margins: Any = None,
+    slices: Any = None,
+    output: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    latency: bool = True,
+    rate: float | None = None,
+    pairs: int = 24,
+    signature: str | None = None,
+    chunk: int = 32,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    timeout: float = 30.0,
+    seed: int = 0,
+    instance: str | None = None,
+    progress: bool = True,
+) -> CompareResult:
+    """Compare two versions, models or servers on the same rows, and tell whether B may replace A.
+
+    Rows go to both arms back to back, in random order. Outputs are compared one by one; with labels, quality with a
+    paired interval decides, without them the share of rows that differ; latency by requests in pairs, or by interleaved
+    blocks under load. What may be worse by how much is declared by `margins` before anything is measured.
+
+    Parameters
+    ----------
+    model : ServedModel, str or None
+        Whose versions `a` and `b` are.
+    a, b : int, str or ServedModel
+        Arm A, in service, and arm B, the candidate: a version (``2``), a label (``"canary"``), another model
+        (``"small"``, ``"small@3"``), or any server with TensorFlow Serving's gRPC (``"host:8500/digits@3"``). Versions
+        that are not loaded are loaded beside for as long as it takes.
+    data : array_like, dict, DataFrame, Series or path
+        Rows, as `ServedModel.predict` takes them; or request logs (files, or a folder of ``*.tfrecord``).
+    labels : array_like, Series or str, optional
+        One per row; the name of a column of `data`, when that is a DataFrame.
+    metric : str or callable, optional
+        ``accuracy``, ``top5``, ``log_loss``, ``mae``, ``mse``, ``rmse``, or ``metric(y, predicted)``. By default
+        accuracy for classes, else ``mae``.
+    higher_is_better : bool, optional
+        Of a callable.
+    margins : dict, str or sequence of str, optional
+        ``{"accuracy": 0.01, "latency": "10%"}`` or ``"accuracy=0.01"``: by how much B may be worse. By default 0.01 for
+        accuracy, 10 % for latency, 1 % of rows that differ (without labels).
+    slices : DataFrame, dict, Series or list of str, optional
+        Columns to look at the metric in parts of the rows; names of columns when `data` is a DataFrame.
+    output : str, optional
+        The output that the metric is about; by default the one that fits the labels.
+    kinds : mapping of str to str, optional
+        What outputs are where their looks deceive, such as ``{"scores": "float"}``.
+    latency : bool
+        Whether to measure it.
+    rate : float, optional
+        Requests per second: latency by blocks under load, A and B in turns. By default by lone requests in pairs.
+    pairs : int
+        Of blocks.
+    signature : str, optional
+    chunk : int
+        Rows per request when outputs are compared.
+    atol, rtol : float
+        Floats differ beyond ``atol + rtol * abs(a)``.
+    timeout : float
+        Seconds for a request.
+    seed : int
+        Of all that is drawn.
+    instance : str, optional
+        Where models are looked for.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    CompareResult
+        After Ctrl-C a partial one, when rows had been answered.
+
+    Raises
+    ------
+    WorkbenchError
+        An arm is none, the arms take different inputs, or an argument is wrong.
+    PredictError
+        The data do not fit the signature, or an arm is gone.
+    """
+    check_whole(seed=seed)
+    for name, value in (("pairs", pairs), ("chunk", chunk)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+            raise WorkbenchError(f"{name}={value!r} is not a whole number from 1 to 10000.")
+    wanted = Margins.parse(margins)
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise WorkbenchError(f"rate={rate!r} is no number of requests per second.")
+    if rate is not None and pairs < MIN_BLOCKS:
+        raise WorkbenchError(f"pairs={pairs} blocks are too few for a latency verdict: at least {MIN_BLOCKS}.")
+    steps = Steps("compare", 30, enabled=progress)
+    try:
+        with opened(model, a, b, instance) as (first, second):
+            signed = same_signature(first, second, signature)
+            given = _Given.read(data, labels, slices, signed, first.model)
+            judge = _scorer(metric, higher_is_better, given.labels)
+            _check_margins(wanted, judge, latency, rate)
+            steps.step("outputs", f"{given.count:,} rows")
+            answers = ask_both(
+                first,
+                second,
+                signed,
+                given.inputs,
+                chunk=chunk,
+                timeout=timeout,
+                seed=seed,
+                tick=steps.tick,
+            )
+            evidence, timed, checks = Evidence(), list[Metric](), list[Check]()
+            complete = answers.complete
+            if latency and complete:
+                steps.step("latency", "requests in pairs" if rate is None else f"{pairs} pairs of blocks")
+                try:
+                    evidence, timed, checks = _latency(
+                        first, second, signed, given.inputs, answers, rate, pairs, timeout, seed, steps
+                    )
+                except KeyboardInterrupt:
+                    complete = False
+            steps.step("statistics")
+            heads = found_heads(answers.a, answers.b, answers.answered, atol=atol, rtol=rtol, kinds=kinds, seed=seed)
+            metrics, parts = _quality(judge, given, answers, heads, output, seed)
+            metrics += [rows_that_differ(heads, len(answers.answered), primary=judge is None)]
+            metrics += _failed(answers)
+            result = CompareResult(
+                model=first.model,
+                a=first.text,
+                b=second.text,
+                source=f"{given.what} sent to both",
+                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                metrics=wanted.applied(metrics + timed),
+                heads=heads,
+                slices=parts,
+                checks=[_pairs(answers, given.count), *checks],
+                margins=wanted,
+                rows=Rows(
+                    given.inputs,
+                    given.ids,
+                    given.labels,
+                    answers.answered,
+                    answers.a,
+                    answers.b,
+                    answers.failed_a,
+                    answers.failed_b,
+                ),
+                latency=evidence,
+                complete=complete,
+            )
+    finally:
+        steps.close()
+    result.seconds = dict(steps.seconds)
+    return result
+
+
+class _Given:
+    """Rows, labels and slices, checked against each other."""
+
+    def __init__(
+        self, inputs: dict[str, Array], count: int, ids: list[Any], labels: Any, slices: dict[str, Array], what: str
+    ) -> None:
+        self.inputs = inputs
+        self.count = count
+        self.ids = ids
+        self.labels = labels
+        self.slices = slices
+        self.what = what
+
+    @classmethod
+    def read(cls, data: Any, labels: Any, slices: Any, signature: Signature, model: str) -> _Given:
+        """Return what was given, as arrays.
+
+        Raises
+        ------
+        WorkbenchError
+            A column is missing, or numbers of rows differ.
+        """
+        if is_log(data):
+            data = logged_inputs(data, model, signature)
+            if isinstance(labels, str) or slices is not None:
+                raise WorkbenchError("Request logs have no columns to take labels or slices from.")
+        what = "rows"
+        taken: list[str] = []
+        frame = data if is_dataframe(data) else None
+        if isinstance(labels, str):
+            taken.append(labels)
+            labels = _column(frame, labels, "labels")
+        if isinstance(slices, str):
+            slices = [slices]
+        if isinstance(slices, list | tuple) and all(isinstance(each, str) for each in slices) and slices:
+            columns = {name: _column(frame, name, "slices") for name in slices}
+            taken += [name for name in slices if name not in signature.inputs]
+            slices = columns
+        if frame is not None:
+            data = frame.drop(columns=[name for name in dict.fromkeys(taken) if name in frame.columns])
+        inputs = as_inputs(data, signature)
+        batched = sampling.batch_axis(signature)
+        counts = {name: len(array) for name, array in inputs.items()} if batched else {"": 1}
+        if len(set(counts.values())) > 1:
+            text = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+            raise WorkbenchError(f"The inputs have different numbers of rows: {text}.")
+        count = next(iter(counts.values()))
+        if not count:
+            raise WorkbenchError("The data have no rows to compare.")
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.ndim == 0 or len(labels) != count:
+                size = "a single value" if labels.ndim == 0 else f"{len(labels)} values"
+                raise WorkbenchError(f"There are {size} of labels for {count} rows of data.")
+        ids = list(frame.index) if frame is not None else list(range(count))
+        return cls(inputs, count, ids, labels, {} if slices is None else columns_of(slices, count), f"{count:,} {what}")
+
+
+def _column(frame: Any, name: str, what: str) -> Array:
+    if frame is None:
+        raise WorkbenchError(
+            f"{what}={name!r} names a column, but the data are no DataFrame.", hint=f"Pass the {what} themselves."
+        )
+    if name not in frame.columns:
+        raise WorkbenchError(
+            f"The data have no column '{name}' for {what}; they have {', '.join(map(str, frame.columns))}."
+        )
+    values: Array = frame[name].to_numpy()
+    return values
+
+
+def _scorer(metric: Any, higher_is_better: bool | None, labels: Any) -> Scorer | None:
+    if metric is not None:
+        found = scorer(metric, higher_is_better)
+        if labels is None:
+            raise WorkbenchError(f"Metric '{found.name}' needs labels.", hint="Pass labels=, one per row.")
+        return found
+    if labels is None:
+        return None
+    return scorer("accuracy" if labels.dtype.kind in "iubOSU" and labels.ndim == 1 else "mae")
+
+
+def _check_margins(margins: Margins, judge: Scorer | None, latency: bool, rate: float | None) -> None:
+    names = [DIFFER, FAILED, *([] if judge is None else [judge.name])]
+    if latency:
+        names += [LATENCY] if rate is None else [LATENCY, LATENCY_P99]
+    margins.check(names)
+
+
+def _quality(
+    judge: Scorer | None, given: _Given, answers: Answers, heads: list[Head], output: str | None, seed: int
+) -> tuple[list[Metric], list[Slice]]:
+    if judge is None:
+        if given.slices:
+            raise WorkbenchError("Slices are of a metric, which needs labels.", hint="Pass labels=, one per row.")
+        return [], []
+    y = given.labels[answers.answered]
+    name = output or _output_for(judge, y, heads)
+    if name not in answers.a or name not in answers.b:
+        raise WorkbenchError(f"There is no output '{name}'; there are {', '.join(answers.a)}.")
+    first, second = np.asarray(answers.a[name]), np.asarray(answers.b[name])
+    whole = quality(judge, y, first, second, seed=seed)
+    columns = {column: values[answers.answered] for column, values in given.slices.items()}
+    if columns and judge.by_row is None:
+        raise WorkbenchError(
+            f"Slices need a metric that is a mean over rows ({', '.join(PER_ROW)}); '{judge.name}' is none."
+        )
+    parts = compare_slices(
+        columns,
+        lambda rows: quality(judge, y[rows], first[rows], second[rows], seed=seed, resamples=1000),
+        judge.higher_is_better,
+    )
+    return [whole], parts
+
+
+def _output_for(judge: Scorer, y: Array, heads: list[Head]) -> str:
+    """Return the output that the labels are of, by kinds."""
+    if len(heads) == 1:
+        return heads[0].name
+    text = y.dtype.kind in "OSU"
+    order = ["string"] if text else ["scores", "integer", "boolean", "float"]
+    if judge.name in ("mae", "mse", "rmse"):
+        order = ["float", "integer", "embedding"]
+    for kind in order:
+        fits = [head.name for head in heads if head.kind == kind]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            break
+    names = ", ".join(f"'{head.name}' ({head.kind})" for head in heads)
+    raise WorkbenchError(f"Which output are the labels of? There are {names}.", hint="Name it with output=.")
+
+
+def found_heads(a: Mapping[str, Any], b: Mapping[str, Any], answered: Any, **options: Any) -> list[Head]:
+    """Return the differences of all outputs.
+
+    Raises
+    ------
+    WorkbenchError
+        There are no outputs.
+    """
+    if not len(answered) or not (a or b):
+        raise WorkbenchError("There is nothing that both arms answered.")
+    return compare_outputs(a, b, **options)
+
+
+def rows_that_differ(heads: list[Head], rows: int, *, primary: bool) -> Metric:
+    """Return the share of rows that differ in any output, as a metric; the exact interval of a share."""
+    differing = len({row for head in heads for row in head.differing})
+    share = proportion(differing, rows)
+    return Metric(
+        DIFFER,
+        0.0,
+        share.value,
+        share,
+        higher_is_better=False,
+        role="primary" if primary else "shown",
+        unit="%",
+    )
+
+
+def _failed(answers: Answers) -> list[Metric]:
+    """Return how many more rows fail in B, where any does."""
+    if not answers.failed_a and not answers.failed_b:
+        return []
+    rows = np.arange(answers.rows)
+    first, second = (np.isin(rows, list(failed)).astype(float) for failed in (answers.failed_a, answers.failed_b))
+    return [
+        Metric(
+            FAILED,
+            float(first.mean()),
+            float(second.mean()),
+            paired_bca_of_means(second - first),
+            higher_is_better=False,
+            role="guardrail",
+            unit="%",
+        )
+    ]
+
+
+def _pairs(answers: Answers, count: int) -> Check:
+    missing = answers.rows - len(answers.answered)
+    text = f"{len(answers.answered):,} of {answers.rows:,} rows were answered by both arms."
+    if missing:
+        failed = answers.failed_b or answers.failed_a
+        row, said = next(iter(failed.items()))
+        text += f" Row {row}: {said[:200]}"
+    if answers.rows < count:
+        text += f" {count - answers.rows:,} were not asked."
+    return Check("pairs", not missing, text, fatal=missing > 0.5 * answers.rows)
+
+
+def _latency(
+    a: Arm,
+    b: Arm,
+    signature: Signature,
+    inputs: dict[str, Array],
+    answers: Answers,
+    rate: float | None,
+    pairs: int,
+    timeout: float,
+    seed: int,
+    steps: Steps,
+) -> tuple[Evidence, list[Metric], list[Check]]:
+    machine = _Machine()
+    if rate is None:
+        found = lone_pairs(
+            a,
+            b,
+            signature,
+            inputs,
+            answers.answered,
+            count=_LONE_PAIRS,
+            seconds=_LONE_SECONDS,
+            timeout=timeout,
+            seed=seed,
+            tick=steps.tick,
+        )
+        ratio = paired_rows(found.a, found.b)
+        metrics = [_latency_metric(LATENCY, 1e3 * _median(found.a), 1e3 * _median(found.b), ratio)]
+        return Evidence(found.a, found.b), metrics, [machine.check()]
+    if a.client.endpoint != b.client.endpoint:
+        raise WorkbenchError(
+            f"{a.text} and {b.text} are different servers, which cannot be loaded in turns by one run.",
+            hint="Leave rate= out: lone requests in pairs are compared then.",
+        )
+    blocks = measure_blocks(
+        a, b, signature, inputs, answers.answered, rate=rate, pairs=pairs, seed=seed, tick=steps.tick
+    )
+    evidence = Evidence(blocks_a=blocks.a, blocks_b=blocks.b, rate=rate, what=f"requests at {rate:g}/s")
+    return evidence, _of_blocks(blocks), [*blocks.checks, machine.check()]
+
+
+def _of_blocks(blocks: Blocks) -> list[Metric]:
+    middle = block_pairs(blocks.a, blocks.b, 50)
+    metrics = [_latency_metric(LATENCY, 1e3 * middle.a, 1e3 * middle.b, middle.ratio)]
+    if min((len(block) for block in [*blocks.a, *blocks.b]), default=0) >= _P99:
+        tail = block_pairs(blocks.a, blocks.b, 99)
+        shown = _latency_metric(LATENCY_P99, 1e3 * tail.a, 1e3 * tail.b, tail.ratio)
+        metrics.append(shown)
+    return metrics
+
+
+def _latency_metric(name: str, a: float, b: float, ratio: Estimate) -> Metric:
+    role: Any = "guardrail" if name == LATENCY else "shown"
+    return Metric(name, a, b, ratio, relative=True, higher_is_better=False, role=role, unit="ms")
+
+
+def _median(values: Any) -> float:
+    return float(np.median(values)) if len(values) else math.nan
+
+
+class _Machine:
+    """Whether other virtual machines took processors away while it was measured."""
+
+    #: Share of all processors' time beyond which pairs are too disturbed to be believed.
+    _STOLEN = 0.10
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = _stolen()
+
+    def check(self) -> Check:
+        import os
+
+        spent = max(1e-3, time.monotonic() - self._began) * (os.cpu_count() or 1)
+        share = max(0.0, _stolen() - self._before) / spent
+        if share > self._STOLEN:
+            text = f"Other virtual machines took {100 * share:.0f} % of the processors: latencies are of that, too."
+            return Check("machine", False, text, fatal=False)
+        return Check("machine", True, f"{100 * share:.1f} % of the processors' time was taken by other machines.")
+
+
+def _stolen() -> float:
+    import psutil
+
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
