@@ -43,7 +43,7 @@ install: $(INSTALLED) ## Make .venv (the other targets do it by themselves)
 
 # Keyed on pyproject.toml, so a changed dependency installs again, and on what an editable install copies for Jupyter;
 # an interrupted install leaves no stamp.
-$(INSTALLED): pyproject.toml $(wildcard kernel_ext/etc/jupyter/*/*)
+$(INSTALLED): pyproject.toml $(wildcard kernel_ext/etc/jupyter/*/* kernel_ext/share/jupyter/labextensions/*/*.json kernel_ext/share/jupyter/labextensions/*/static/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Serving Workbench needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
 		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }

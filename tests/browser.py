@@ -34,7 +34,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.kernel_ext.jupyter import TOKEN, JupyterServer
 from tests.servers import wait_until
 
-__all__ = ["Browser", "JupyterLab", "Notebook", "missing"]
+__all__ = ["Browser", "JupyterLab", "Notebook", "Page", "missing"]
 
 #: Environment variable: the folder in which `Notebook.screenshot` keeps its pictures.
 SCREENSHOTS = "SERVING_SCREENSHOTS"
@@ -142,6 +142,15 @@ class JupyterLab(JupyterServer):
         wait_until(lambda: self._is_connected(name), 90, lambda: f"a kernel\n{self.log()}\n{browser.console()[-5:]}")
         return Notebook(browser)
 
+    def open_front(self, browser: Browser) -> Page:
+        """Open JupyterLab without a notebook; return when its launcher is there."""
+        browser.driver.get("about:blank")
+        browser.console()
+        browser.driver.get(f"{self.url}/lab?reset&token={TOKEN}")
+        page = Page(browser)
+        page.wait(".jp-LauncherCard", "the launcher", 90)
+        return page
+
     def _is_connected(self, name: str) -> bool:
         kernels = [session["kernel"] for session in self.request("GET", "/api/sessions") if session["path"] == name]
         return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels)
@@ -156,14 +165,12 @@ def _write(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps(settings))
 
 
-class Notebook:
-    """The notebook in the front of JupyterLab."""
+class Page:
+    """A page in the browser."""
 
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
         self.driver = browser.driver
-        self.wait(".jp-Notebook", "the notebook", 90)
-        self.wait('.jp-Notebook-ExecutionIndicator[data-status="idle"]', "a kernel that is idle", 90)
 
     # --- look ---
 
@@ -182,14 +189,11 @@ class Notebook:
         return wait_until(shown, timeout, lambda: f"{what}\n{self.text()[-2000:]}\n{self.browser.console()[-5:]}")
 
     def text(self) -> str:
-        """All that the notebook shows."""
-        found: str = self.driver.execute_script(
-            "return [...document.querySelectorAll('.jp-Notebook')].map(e => e.innerText).join('\\n')"
-        )
-        return found.replace("\xa0", " ")  # ipywidgets keeps the spaces of options so
+        """All that the page shows."""
+        return str(self.driver.execute_script("return document.body.innerText"))
 
     def wait_text(self, text: str, timeout: float = 30.0) -> str:
-        """Wait until the notebook shows a text; return all of it."""
+        """Wait until the page, or the notebook, shows a text; return all of it."""
         return wait_until(
             lambda: found if text in (found := self.text()) else None,
             timeout,
@@ -208,6 +212,43 @@ class Notebook:
         return path
 
     # --- do ---
+
+    def press(self, find: Callable[[], WebElement], what: str) -> None:
+        """Click an element as a mouse does: once it is drawn, and nothing covers it any more."""
+
+        def pressed() -> bool:
+            try:
+                element = find()
+                self.scroll_to(element)
+                element.click()
+            except (
+                ElementClickInterceptedException,
+                ElementNotInteractableException,
+                StaleElementReferenceException,
+            ):
+                return False
+            return True
+
+        wait_until(pressed, 10, f"a click on {what}")
+
+    def scroll_to(self, element: WebElement) -> None:
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+
+
+class Notebook(Page):
+    """The notebook in the front of JupyterLab."""
+
+    def __init__(self, browser: Browser) -> None:
+        super().__init__(browser)
+        self.wait(".jp-Notebook", "the notebook", 90)
+        self.wait('.jp-Notebook-ExecutionIndicator[data-status="idle"]', "a kernel that is idle", 90)
+
+    def text(self) -> str:
+        """All that the notebook shows."""
+        found: str = self.driver.execute_script(
+            "return [...document.querySelectorAll('.jp-Notebook')].map(e => e.innerText).join('\\n')"
+        )
+        return found.replace("\xa0", " ")  # ipywidgets keeps the spaces of options so
 
     def run(self, code: str, timeout: float = 90.0) -> str:
         """Type code into the last cell, run it with Shift+Enter, wait for its end; return its output as text.
@@ -274,24 +315,6 @@ class Notebook:
         """Click the button of a widget that has this text."""
         self.press(lambda: self._button(text), text)
 
-    def press(self, find: Callable[[], WebElement], what: str) -> None:
-        """Click an element as a mouse does: once it is drawn, and nothing covers it any more."""
-
-        def pressed() -> bool:
-            try:
-                element = find()
-                self.scroll_to(element)
-                element.click()
-            except (
-                ElementClickInterceptedException,
-                ElementNotInteractableException,
-                StaleElementReferenceException,
-            ):
-                return False
-            return True
-
-        wait_until(pressed, 10, f"a click on {what}")
-
     def _button(self, text: str) -> WebElement:
         def found() -> WebElement | None:
             for button in self.find(".jp-Notebook button"):
@@ -335,6 +358,3 @@ class Notebook:
             return None
 
         return wait_until(found, 30, lambda: f"the field {label!r}\n{self.text()[-2000:]}")
-
-    def scroll_to(self, element: WebElement) -> None:
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)

@@ -140,11 +140,11 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
     assert wheel.name == f"serving_workbench-{serving_server.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    # Data files: what enables the extension in every Jupyter server of the environment.
+    # Data files: what enables the extension in every Jupyter server of the environment, and JupyterLab's part.
     data = f"serving_workbench-{serving_server.__version__}.data/data/"
     names = [name.removeprefix(data) for name in names]
     inside = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert inside == {*PACKAGES, "etc"}
+    assert inside == {*PACKAGES, "etc", "share"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     # What is not Python must be packed as well: the descriptors of the wire.
     sources = [path for path in tracked() if path.parts[len(ROOT.parts)] in {"server", "workbench", "kernel_ext"}]

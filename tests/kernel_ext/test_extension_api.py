@@ -27,6 +27,7 @@ from tests.servers import wait_until
 
 INSTANCES = "/serving/api/instances"
 ONE = f"{INSTANCES}/one"
+SUMMARY = "/serving/api/summary?no_track_activity=1"
 
 #: (method, path) of every route, of an instance that does not run, and of the proxy.
 ROUTES = [
@@ -209,6 +210,10 @@ def test_two_simultaneous_starts_make_one_process(jupyter: JupyterServer) -> Non
         ("POST", f"{ONE}/models", {"name": "a/b", "path": "/nowhere"}, 400, "contains '/'"),
         ("PATCH", f"{ONE}/models/half/batching", {"max_batch_sice": 4}, 400, "max_batch_sice"),
         ("GET", f"{ONE}/models/none/batching", None, 404, "none"),
+        ("POST", f"{ONE}/models/none/rollback", {}, 404, "none"),
+        ("POST", f"{ONE}/models/half/rollback", {"to": "1"}, 400, "The field 'to' must not be"),
+        ("POST", f"{ONE}/models/half/rollback", {"to": 7}, 409, "has no version 7"),
+        ("POST", f"{ONE}/models/half/rollback", {}, 409, "no version before 1 to roll back to"),
     ],
 )
 def test_refusals_say_why(
@@ -234,6 +239,53 @@ def test_batching_changes_while_it_runs(jupyter: JupyterServer, one: Answer) -> 
     assert changed.status == 200
     assert changed.json["allowed_batch_sizes"] == [4, 8]
     assert ask(jupyter, "GET", path).json == changed.json
+
+
+def summary(jupyter: JupyterServer, name: str) -> Any:
+    (found,) = [each for each in ask(jupyter, "GET", SUMMARY).json["instances"] if each["name"] == name]
+    return found
+
+
+def test_the_summary_tells_models_rates_and_memory(jupyter: JupyterServer, one: Answer) -> None:
+    first = summary(jupyter, "one")
+    assert (first["state"], first["owner"], first["pid"]) == ("running", "jupyter", one.json["pid"])
+    (model,) = first["models"]
+    assert (model["name"], model["answers"], model["rollback_to"]) == ("half", [1], None)
+    (version,) = model["versions"]
+    assert (version["version"], version["state"], version["answers"]) == (1, "AVAILABLE", True)
+    assert first["memory"] > version["memory"] > 1e6, "all processes, and the version's own"
+
+    def has_a_rate() -> bool:
+        predict(jupyter, "one", "half")
+        return (summary(jupyter, "one")["rate"] or 0) > 0
+
+    wait_until(has_a_rate, 30, "requests per second")
+
+
+def test_a_summary_of_a_server_that_hangs_says_so(jupyter: JupyterServer) -> None:
+    pid = ask(jupyter, "POST", INSTANCES, {"name": "hangs"}).json["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = wait_until(lambda: summary(jupyter, "hangs")["error"], 30, "what is wrong")
+        assert "It does not answer" in found
+        assert summary(jupyter, "one")["error"] is None, "the others are told of"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    end(jupyter, "hangs")
+
+
+def test_a_rollback_and_the_way_back(jupyter: JupyterServer, one: Answer, models_dir: Path) -> None:
+    body = {"path": str(models_dir / "half_plus_two" / "2"), "name": "half"}
+    assert ask(jupyter, "POST", f"{ONE}/models", body).json["version"] == 2
+    assert predict(jupyter, "one", "half") == [3.5, 4.0]
+    assert summary(jupyter, "one")["models"][0]["rollback_to"] == 1
+    back = ask(jupyter, "POST", f"{ONE}/models/half/rollback", {})
+    assert (back.status, back.json) == (200, {"name": "half", "version": 1, "before": 2})
+    assert predict(jupyter, "one", "half") == [2.5, 3.0]
+    # The next display shows it, though a summary may be a second old.
+    assert summary(jupyter, "one")["models"][0]["answers"] == [1]
+    shutil.rmtree(jupyter.folder / "m" / "half" / "2")
+    ControlClient.of(believed(jupyter, "one")).put_policy("half", {"latest": {"num_versions": 1}})
 
 
 def test_a_failed_deploy_leaves_the_version_before(jupyter: JupyterServer, one: Answer, models_dir: Path) -> None:

@@ -14,37 +14,49 @@ from serving_workbench.splitting import ended_messages, traffic_cells
 from serving_workbench.waiting import find_version, wait_available, wait_serving
 
 if TYPE_CHECKING:
+    from serving_workbench.control import ControlClient
     from serving_workbench.handle import ServedModel
 
-__all__ = ["chooses", "label", "load", "rollback", "unload"]
+__all__ = ["chooses", "label", "load", "roll_back", "rollback", "unload"]
 
 
 def rollback(served: ServedModel, to: int | None, timeout: float) -> int:
     """See `ServedModel.rollback`."""
     model = served.describe()
-    serving = model["serving_version"]
-    target = _rollback_target(served.name, to, _published(model), serving)
+    target = roll_back(served.server.control, model, to, timeout)
+    served.server.client.forget(served.name)
+    served.messages = ended_messages(model, served.describe())
+    return target
+
+
+def roll_back(control: ControlClient, model: dict[str, Any], to: int | None, timeout: float) -> int:
+    """Let an older version answer, by the control channel alone; return it. See `ServedModel.rollback` for the rest.
+
+    Parameters
+    ----------
+    model : dict
+        As the control channel describes it before.
+    """
+    name = model["name"]
+    target = _rollback_target(name, to, _published(model), model["serving_version"])
     found = find_version(model, target)
     held = found is not None and found["held"]
-    control = served.server.control
     try:
         # One request: the server loads that version, lets it answer, then drains the present one, also without us.
-        control.put_policy(served.name, {"specific": {"versions": [target]}})
+        control.put_policy(name, {"specific": {"versions": [target]}})
         if held:  # it was loaded already, kept from unversioned requests
-            control.release(served.name, target)
-        control.poll(served.name)
-        wait_serving(control, served.name, target, time.monotonic() + timeout)
+            control.release(name, target)
+        control.poll(name)
+        wait_serving(control, name, target, time.monotonic() + timeout)
     except BaseException as error:
         with uninterrupted():
             try:
                 if held:
-                    control.hold(served.name, target)
-                control.put_policy(served.name, model["policy"])
+                    control.hold(name, target)
+                control.put_policy(name, model["policy"])
             except WorkbenchError as second:
                 error.add_note(f"The version policy could not be set back: {second}")
         raise
-    served.server.client.forget(served.name)
-    served.messages = ended_messages(model, served.describe())
     return target
 
 

@@ -16,6 +16,7 @@ from traitlets import Bool, Float, Int, Unicode, default
 from serving_jupyter.extension.answers import RefusedError
 from serving_jupyter.extension.handlers import API_ROUTES
 from serving_jupyter.extension.proxy import PROXY_ROUTE
+from serving_jupyter.extension.summary import Summaries
 from serving_jupyter.extension.supervisor import Settings, Supervisor
 from serving_jupyter.extension.upstream import Pool
 from serving_workbench.errors import WorkbenchError
@@ -91,6 +92,7 @@ class ServingExtension(ExtensionApp):
         return chosen_instance()
 
     supervisor: Supervisor
+    summaries: Summaries
     pool: Pool
     _warming: asyncio.Task[None] | None = None
     _last_traffic: datetime | None = None
@@ -100,6 +102,7 @@ class ServingExtension(ExtensionApp):
         """Make what the handlers need."""
         settings = Settings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)})
         self.supervisor = Supervisor(settings, self.log, self._had_traffic)
+        self.summaries = Summaries(self.supervisor)
         self.pool = Pool(self.proxy_max_requests)
         self._deploys: set[asyncio.Task[Any]] = set()
 

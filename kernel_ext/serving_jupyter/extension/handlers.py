@@ -24,6 +24,7 @@ from serving_workbench import logfile
 from serving_workbench.control import ControlClient
 from serving_workbench.errors import ControlError, ServerNotRunningError
 from serving_workbench.records import Record, record_path
+from serving_workbench.version_changes import roll_back
 
 __all__ = ["API_ROUTES"]
 
@@ -31,7 +32,19 @@ _MAX_LINES: Final = 10_000
 _MAX_DEPLOY_SECONDS: Final = 3600.0
 #: Seconds that a stop may be asked to wait for running requests.
 _MAX_STOP_SECONDS: Final = 300.0
+#: Seconds for the older version to be loaded.
+_ROLLBACK_SECONDS: Final = 60.0
 _NUMBER: Final = (int, float)
+
+
+class ChangingHandler(ServingHandler):
+    """Base of what changes servers or models: displays show it at once."""
+
+    def on_finish(self) -> None:
+        """Have the next summary read anew."""
+        if self.request.method != "GET":
+            self.extensionapp.summaries.outdate()
+        super().on_finish()
 
 
 class ConfigHandler(ServingHandler):
@@ -63,7 +76,7 @@ class OpenApiHandler(ServingHandler):
         self.finish(files(__package__).joinpath("openapi.json").read_bytes())
 
 
-class InstancesHandler(ServingHandler):
+class InstancesHandler(ChangingHandler):
     """All serving processes of this user."""
 
     @web.authenticated
@@ -101,7 +114,17 @@ class InstancesHandler(ServingHandler):
         return self.extensionapp.absolute_path(text)  # type: ignore[no-any-return]
 
 
-class InstanceHandler(ServingHandler):
+class SummaryHandler(ServingHandler):
+    """All that a small display of the servers needs, in one answer."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Return the servers, their models and versions, rates and memory."""
+        self.finish(json.dumps({"instances": await self.extensionapp.summaries.read()}))
+
+
+class InstanceHandler(ChangingHandler):
     """One serving process."""
 
     @web.authenticated
@@ -130,7 +153,7 @@ class InstanceHandler(ServingHandler):
         self.finish(json.dumps({"name": name, "stopped": stopped}))
 
 
-class RestartHandler(ServingHandler):
+class RestartHandler(ChangingHandler):
     """A new process with the same models and ports."""
 
     @web.authenticated
@@ -188,7 +211,7 @@ class LogsHandler(ServingHandler):
         self.finish(set_content_type="text/plain; charset=utf-8")
 
 
-class ModelsHandler(ServingHandler):
+class ModelsHandler(ChangingHandler):
     """The models of a serving process."""
 
     @web.authenticated
@@ -251,6 +274,21 @@ class BatchingHandler(ServingHandler):
         self.finish(json.dumps(found))
 
 
+class RollbackHandler(ChangingHandler):
+    """The way back to an older version of a model."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, name: str, model: str) -> None:
+        """Let an older version answer: the one before, or the one that is named."""
+        to = self.fields({"to": int}).get("to")
+        with refusals():
+            control = ControlClient.of(await self.supervisor.running(name))
+            before = await self.supervisor.threads.run(control.model, model)
+            now = await self.supervisor.threads.run(roll_back, control, before, to, _ROLLBACK_SECONDS)
+        self.finish(json.dumps({"name": model, "version": now, "before": before["serving_version"]}))
+
+
 def _seconds(handler: ServingHandler) -> float:
     text = handler.get_argument("timeout", "15")
     try:
@@ -267,10 +305,12 @@ _INSTANCE: Final = r"/serving/api/instances/([^/]+)"
 API_ROUTES: Final = [
     (r"/serving/api/config", ConfigHandler),
     (r"/serving/api/openapi.json", OpenApiHandler),
+    (r"/serving/api/summary", SummaryHandler),
     (r"/serving/api/instances", InstancesHandler),
     (_INSTANCE, InstanceHandler),
     (_INSTANCE + r"/restart", RestartHandler),
     (_INSTANCE + r"/logs", LogsHandler),
     (_INSTANCE + r"/models", ModelsHandler),
     (_INSTANCE + r"/models/([^/]+)/batching", BatchingHandler),
+    (_INSTANCE + r"/models/([^/]+)/rollback", RollbackHandler),
 ]
