@@ -34,6 +34,8 @@ SHARED = (
     # Names, defaults and checks of the batching parameters, and their file: the tuner chooses and writes them.
     "serving_server.batching.parameters",
     "serving_server.batching.parameters_file",
+    # Confidence sequences: pure functions of sums, the same for ramps in the server and for live comparisons.
+    "serving_server.sequential",
 )
 #: Package -> our packages (or parts of them) that it may import, besides itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

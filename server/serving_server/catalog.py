@@ -33,6 +33,7 @@ from serving_server.request_log.request_logger import check as check_logging
 from serving_server.servable import ServedVersion
 from serving_server.statistics import Statistics
 from serving_server.text_files import MAX_BYTES, check_size, read_bytes
+from serving_server.traffic.ramps import Ramps
 from serving_server.traffic.splits import Splits
 from serving_server.wire.messages import LoggingConfig
 from serving_server.worker_loader import WorkerLoader
@@ -63,6 +64,8 @@ class Catalog:
     labels : Labels
     splits : Splits
         Which versions answer requests that name none, where that is not one alone.
+    ramps : Ramps
+        Splits that move step by step.
     mirrors : Mirrors
         Which versions see copies of such requests.
     request_logs : RequestLogs
@@ -92,6 +95,9 @@ class Catalog:
         self.manager.subscribe(loader.on_state)
         self.labels = Labels(self._is_available, allow_unavailable=options.allow_unavailable_labels)
         self.splits = Splits(self.manager, self.poll)
+        # Beside the record, whose folder is private and outlives the server.
+        journal = None if options.record_file is None else options.record_file.with_suffix(".ramps.jsonl")
+        self.ramps = Ramps(self.manager, self.splits, journal)
         self.mirrors = Mirrors(self.manager, self.poll)
         self.request_logs = RequestLogs(
             options.saved_model_tags,
@@ -178,6 +184,7 @@ class Catalog:
             await self._poll.close()
         for report in list(self._reports):
             report.cancel()
+        self.ramps.close()
         await self._source.close()
         self._remote.close()
         await self.manager.close(drain_timeout)
@@ -293,6 +300,7 @@ class Catalog:
 
     def _drop(self, name: str) -> None:
         self._settings.forget(name)
+        self.ramps.forget(name)
         self.splits.forget(name)
         self.mirrors.forget(name)
         self.request_logs.configure(name, None)

@@ -38,6 +38,7 @@ from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
+from serving_server.traffic.ramp_plan import RampPlan
 from serving_server.traffic.wish import Wish as TrafficWish
 
 __all__ = ["API_VERSION", "Control"]
@@ -109,6 +110,12 @@ class Control:
             ("PUT", model + "/traffic", self._put_traffic),
             ("DELETE", model + "/traffic", self._delete_traffic),
             ("GET", model + "/traffic/exposures", self._get_exposures),
+            ("GET", model + "/ramp", self._get_ramp),
+            ("PUT", model + "/ramp", self._put_ramp),
+            ("DELETE", model + "/ramp", self._delete_ramp),
+            ("POST", model + "/ramp/pause", self._post_pause),
+            ("POST", model + "/ramp/resume", self._post_resume),
+            ("GET", model + "/ramp/journal", self._get_journal),
             ("GET", model + "/mirror", self._get_mirror),
             ("PUT", model + "/mirror", self._put_mirror),
             ("DELETE", model + "/mirror", self._delete_mirror),
@@ -248,7 +255,7 @@ class Control:
         return self._catalog.splits.to_json(name)
 
     async def _put_traffic(self, body: Any, name: str) -> _Result:
-        wish = TrafficWish.from_json(_fields(body, {"weights", "key", "seconds", "exposures"}))
+        wish = TrafficWish.from_json(_fields(body, {"weights", "key", "seconds", "exposures", "slo_ms"}))
         await self._catalog.splits.put(name, wish)
         return self._catalog.splits.to_json(name)
 
@@ -256,6 +263,30 @@ class Control:
         self._catalog.policy(name)
         self._catalog.splits.end(name)
         return self._catalog.splits.to_json(name)
+
+    async def _get_ramp(self, body: Any, name: str) -> _Result:
+        self._catalog.policy(name)
+        return {"ramp": self._catalog.ramps.summary(name)}
+
+    async def _put_ramp(self, body: Any, name: str) -> _Result:
+        allowed = {"from", "to", "steps", "hold_seconds", "min_requests", "guardrails", "slo_ms", "key", "finish"}
+        await self._catalog.ramps.start(name, RampPlan.from_json(_fields(body, allowed | {"seconds"})))
+        return {"ramp": self._catalog.ramps.summary(name)}
+
+    async def _delete_ramp(self, body: Any, name: str) -> _Result:
+        self._catalog.ramps.abort(name)
+        return {"ramp": self._catalog.ramps.summary(name)}
+
+    async def _post_pause(self, body: Any, name: str) -> _Result:
+        self._catalog.ramps.pause(name)
+        return {"ramp": self._catalog.ramps.summary(name)}
+
+    async def _post_resume(self, body: Any, name: str) -> _Result:
+        self._catalog.ramps.resume(name)
+        return {"ramp": self._catalog.ramps.summary(name)}
+
+    async def _get_journal(self, body: Any, name: str) -> _Result:
+        return {"events": self._catalog.ramps.journal(name)}
 
     async def _get_exposures(self, body: Any, name: str) -> _Result:
         return orjson.dumps(self._catalog.splits.exposures(name))
@@ -312,6 +343,7 @@ class Control:
             "problem": self._catalog.problem(name),
             "serving_version": manager.serving_version(name),
             "traffic": self._catalog.splits.summary(name),
+            "ramp": self._catalog.ramps.summary(name),
             "mirror": self._catalog.mirrors.to_json(name),
             "batching": self._batching_json(name),
             "recording_warmup": self._recorder.is_recording(name),

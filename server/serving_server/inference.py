@@ -23,7 +23,7 @@ from serving_server.request_log.record import Record
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
-from serving_server.traffic.router import Caller
+from serving_server.traffic.router import Arm, Caller
 
 __all__ = ["Inference", "Resolved", "VersionStatus"]
 
@@ -47,6 +47,8 @@ class Resolved:
         Where its requests count.
     mirror : Mirror or None
         What copies this request.
+    arm : Arm or None
+        Of the split that gave the request to this version.
     """
 
     servable: ServedVersion
@@ -54,6 +56,7 @@ class Resolved:
     outputs: tuple[str, ...]
     requests: SignatureRequests
     mirror: Mirror | None = None
+    arm: Arm | None = None
 
     @property
     def version(self) -> int:
@@ -130,11 +133,9 @@ class Inference:
         """
         if not model:
             raise InvalidArgumentError("ModelSpec has no name specified.")
-        if self._split_models and version is None and label is None and caller is not None:
-            router = self._split_models.get(model)
-            picked = None if router is None else router.pick(caller)
-            if picked is not None:
-                return cast("ServedVersion", picked)
+        arm = self._arm(model, version, label, caller) if self._split_models else None
+        if arm is not None:
+            return cast("ServedVersion", arm.servable)
         if label is not None:
             version = self._catalog.labels.resolve(model, label)
         return self._resolve(model, version)
@@ -149,8 +150,40 @@ class Inference:
         ServingError
             As `servable`; `SignatureNotFoundError` when the version has no such signature.
         """
-        usual = model and label is None and not self._split_models
-        servable = self._resolve(model, version) if usual else self.servable(model, version, label, caller)
+        # Each request comes through here: no call that can be done without.
+        arm = None
+        if self._split_models and version is None and label is None and caller is not None:
+            router = self._split_models.get(model)
+            if router is not None:
+                arm = router.pick(caller)
+        if arm is not None:
+            resolved = arm.resolved.get(signature_name) or self._of_arm(arm, signature_name)
+        else:
+            usual = model and label is None
+            servable = self._resolve(model, version) if usual else self.servable(model, version, label)
+            resolved = servable.resolved.get(signature_name) or self._of(servable, signature_name)
+        if self._mirrored_models and version is None and label is None and caller is not None:
+            mirror = self._mirrored_models.get(model)
+            if mirror is not None:
+                return mirror.marked(resolved)
+        return resolved
+
+    def _arm(self, model: str, version: int | None, label: str | None, caller: Caller | None) -> Arm | None:
+        if version is not None or label is not None or caller is None:
+            return None
+        router = self._split_models.get(model)
+        return None if router is None else router.pick(caller)
+
+    def _of_arm(self, arm: Arm, signature_name: str) -> Resolved:
+        try:
+            found = self._of(cast("ServedVersion", arm.servable), signature_name)
+        except ServingError as error:
+            arm.failed(error.code)  # a signature that only the other version has is a failure of this one
+            raise
+        resolved = arm.resolved[signature_name] = dataclasses.replace(found, arm=arm)
+        return resolved
+
+    def _of(self, servable: ServedVersion, signature_name: str) -> Resolved:
         resolved: Resolved | None = servable.resolved.get(signature_name)
         if resolved is None:
             signature = signature_of(servable.signatures, signature_name)
@@ -159,10 +192,6 @@ class Inference:
             requests = servable.statistics.requests(signature.name)
             resolved = Resolved(servable, signature, tuple(signature.outputs), requests)
             servable.resolved[signature_name] = resolved
-        if self._mirrored_models and version is None and label is None and caller is not None:
-            mirror = self._mirrored_models.get(model)
-            if mirror is not None:
-                return mirror.marked(resolved)
         return resolved
 
     def predict(
@@ -200,6 +229,23 @@ class Inference:
         ServingError
             When the request does not fit the signature or cannot be queued.
         """
+        if resolved.arm is None:
+            return self._submit(resolved, arrays, output_filter, deadline, on_done, api)
+        try:
+            return self._submit(resolved, arrays, output_filter, deadline, on_done, api)
+        except ServingError as error:
+            resolved.arm.failed(error.code)
+            raise
+
+    def _submit(
+        self,
+        resolved: Resolved,
+        arrays: dict[str, Array],
+        output_filter: Sequence[str],
+        deadline: float | None,
+        on_done: OnDone,
+        api: str,
+    ) -> Callable[[], None]:
         signature = resolved.signature
         if arrays.keys() != signature.inputs.keys():
             check_inputs(signature, arrays.keys())
@@ -224,7 +270,10 @@ class Inference:
             on_done = self._request_logs.tapped(servable.model, servable.version, make, on_done)
         if resolved.mirror is not None:
             on_done = resolved.mirror.watched(resolved, inputs, outputs, api, on_done)
-        return resolved.servable.submit(Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api))
+        task = Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api)
+        if resolved.arm is not None:
+            task.outcomes = resolved.arm.outcomes
+        return resolved.servable.submit(task)
 
     def model_status(self, model: str, version: int | None) -> list[VersionStatus]:
         """Return the state of one version, or of all ever seen, highest first.

@@ -38,7 +38,7 @@ class _Servable:
 
     def __init__(self, version: int) -> None:
         self.version = version
-        self.resolved = {"": cast("Resolved", object())}
+        self.resolved = {"": Resolved(cast("Any", self), cast("Any", None), (), cast("Any", None))}
 
     def on_exit(self, callback: Callable[[str], None]) -> None:
         """Never ends by itself."""

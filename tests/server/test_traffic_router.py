@@ -37,7 +37,8 @@ def router(weights: dict[int, float], key: bytes | None = None, capacity: int = 
 
 def picked(made: Router, client: Client | None = None) -> int:
     """Version that one request gets; 0 for none."""
-    servable: Any = made.pick(client or Client())
+    arm = made.pick(client or Client())
+    servable: Any = None if arm is None else arm.servable
     return int(servable.split()[1]) if servable else 0
 
 

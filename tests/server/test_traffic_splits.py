@@ -79,7 +79,8 @@ def answers(splits: Splits, manager: Manager, number: int = 60) -> set[int]:
     found = set()
     for _ in range(number):
         router = splits.routers.get("m")
-        servable = (router.pick(Nobody()) if router is not None else None) or manager.resolve("m")
+        arm = router.pick(Nobody()) if router is not None else None
+        servable = manager.resolve("m") if arm is None else arm.servable
         assert isinstance(servable, FakeServable)
         found.add(servable.version)
     return found
@@ -416,7 +417,8 @@ async def test_walks_never_send_a_request_to_a_version_that_is_gone(seed: int) -
         available = {version for version, state in states(manager).items() if state is AVAILABLE}
         assert {arm.version for arm in router.periods[-1].arms} == available & router.weights.keys()
         for _ in range(5):
-            servable = router.pick(Nobody())
+            arm = router.pick(Nobody())
+            servable = None if arm is None else arm.servable
             if servable is None:
                 assert not any(router.weights[version] for version in available & router.weights.keys())
             else:

@@ -11,6 +11,7 @@ import pytest
 
 import serving_workbench as sw
 from tests import leaks
+from tests.models import VERSIONS, copy_version
 
 # TensorFlow in this process computes on the CPU and stays quiet about it; both must be set before its import.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -38,6 +39,27 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
     for path in _files_of("warm"):
         path.unlink()
+
+
+@pytest.fixture(scope="session")
+def arms(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sw.ServedModel]:
+    """The model `arms` on a server of its own: version 1 in service, all others on disk."""
+    root = tmp_path_factory.mktemp("arms")
+    server = sw.Server.launch("arms", root=root)
+    leaks.allow(server.pid)
+    for path in _files_of("arms"):
+        leaks.allow_path(path)
+    try:
+        served = sw.serve(models_dir / "arms" / "1", name="arms", instance="arms", progress=False)
+        served.config(policy={"specific": {"versions": [1]}})
+        for version in VERSIONS["arms"][1:]:
+            copy_version(models_dir / "arms" / str(version), root / "arms" / str(version))
+        yield served
+        served.close()
+    finally:
+        server.stop()
+        for path in _files_of("arms"):
+            path.unlink()
 
 
 @pytest.fixture

@@ -5,44 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from jupyter_core.paths import jupyter_runtime_dir
 
 import serving_workbench as sw
-from tests import leaks
-from tests.models import copy_version
 from tests.servers import ServerProcess, wait_until
 
 X = np.arange(300, dtype=np.float32)
 CLASSES = np.floor(X % 3).astype(np.int64)
 #: Rows in which version 2 gives another class.
 CHANGED = [row for row in range(300) if row % 50 == 7]
-
-
-@pytest.fixture(scope="module")
-def arms(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sw.ServedModel]:
-    """The model `arms`, version 1 in service, all others on disk."""
-    root = tmp_path_factory.mktemp("arms")
-    server = sw.Server.launch("arms", root=root)
-    leaks.allow(server.pid)
-    for path in Path(jupyter_runtime_dir()).glob("serving-workbench-arms*"):
-        leaks.allow_path(path)
-    try:
-        served = sw.serve(models_dir / "arms" / "1", name="arms", instance="arms", progress=False)
-        served.config(policy={"specific": {"versions": [1]}})
-        for version in (2, 3, 4, 5, 6):
-            copy_version(models_dir / "arms" / str(version), root / "arms" / str(version))
-        yield served
-        served.close()
-    finally:
-        server.stop()
-        for path in Path(jupyter_runtime_dir()).glob("serving-workbench-arms*"):
-            path.unlink()
 
 
 def test_changed_labels_are_found_in_exactly_these_rows(arms: sw.ServedModel) -> None:

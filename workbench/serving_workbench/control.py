@@ -175,7 +175,7 @@ class ControlClient:
     def put_traffic(self, name: str, weights: dict[str, float], *, seconds: float, **options: Any) -> dict[str, Any]:
         """Split a model's requests by weights, once all versions are loaded; waits at most `seconds` for that.
 
-        `options` are ``key``, the name of a header (left out: as before; None: none), and ``exposures``.
+        `options` are ``key``, the name of a header (left out: as before; None: none), ``exposures`` and ``slo_ms``.
         """
         body = {"weights": weights, "seconds": seconds, **options}
         return dict(self.request("PUT", f"{_model(name)}/traffic", body, patience=seconds))
@@ -187,6 +187,24 @@ class ControlClient:
     def exposures(self, name: str) -> dict[str, list[Any]]:
         """Return the latest requests of a split by column: ``time``, ``version``, ``point``, ``keyed``."""
         return dict(self.request("GET", f"{_model(name)}/traffic/exposures"))
+
+    def ramp(self, name: str) -> dict[str, Any] | None:
+        """Return the last ramp of a model, running or over; None when there was none."""
+        return _optional(self.request("GET", f"{_model(name)}/ramp")["ramp"])
+
+    def put_ramp(self, name: str, plan: dict[str, Any], *, seconds: float) -> dict[str, Any] | None:
+        """Begin a ramp; waits at most `seconds` until its version is loaded."""
+        body = {**plan, "seconds": seconds}
+        return _optional(self.request("PUT", f"{_model(name)}/ramp", body, patience=seconds)["ramp"])
+
+    def change_ramp(self, name: str, action: str) -> dict[str, Any] | None:
+        """Pause, resume or abort the ramp of a model."""
+        method, path = ("DELETE", "ramp") if action == "abort" else ("POST", f"ramp/{action}")
+        return _optional(self.request(method, f"{_model(name)}/{path}")["ramp"])
+
+    def ramp_journal(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of all ramps of a model, oldest first."""
+        return list(self.request("GET", f"{_model(name)}/ramp/journal")["events"])
 
     def mirror(self, name: str) -> dict[str, Any] | None:
         """Return what copies a model's requests, or did last, with its counts; None when nothing ever did."""

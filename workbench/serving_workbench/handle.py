@@ -13,6 +13,7 @@ from serving_workbench.errors import ControlError, DeployError, ModelNotServedEr
 from serving_workbench.mirroring import mirror_text, pairs_frame
 from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
+from serving_workbench.ramping import journal_frame, outcomes_frame, ramp_table, start_ramp
 from serving_workbench.records import deploy_lock
 from serving_workbench.rejected import RejectedVersion, clear_rejected, rejected_versions
 from serving_workbench.server import Server, version_rows, with_traffic
@@ -317,6 +318,102 @@ class ServedModel:
         import pandas as pd  # only for those who ask
 
         return pd.DataFrame(self.server.ask(lambda: self.server.control.exposures(self.name)))
+
+    def outcomes(self) -> pd.DataFrame:
+        """Return what became of the requests that a split gave to each version, period by period.
+
+        A period ends when the shares change. Columns: ``period``, ``since``, ``cause``, ``version``, ``share``,
+        ``requests``, ``answered``, ``errors``, ``misses`` (of an objective), and geometric means in milliseconds:
+        ``run_ms`` in the graph, ``total_ms`` from taking the request to its answer. Predict requests count.
+        """
+        return outcomes_frame(self.server.ask(lambda: self.server.control.traffic(self.name)))
+
+    def ramp(
+        self,
+        version: int | None = None,
+        *,
+        steps: Sequence[float] = (1, 10, 50),
+        hold: float = 60.0,
+        min_requests: int = 200,
+        guardrails: Mapping[str, float | None] | None = None,
+        slo_ms: float | None = None,
+        key: str | None = None,
+        finish: str = "promote",
+        timeout: float = 60.0,
+        action: str | None = None,
+    ) -> Table:
+        """Give a version more and more of the requests, and none any more when it is surely worse than allowed.
+
+        The server does it, also when this program has ended. In each step it compares both versions by sequences that
+        may be looked at all the time; when a guardrail is breached, or the version is not available, all requests go
+        back to the version that answered before. A change of weights by hand, a rollback and a deploy end the ramp.
+
+        Parameters
+        ----------
+        version : int, optional
+            That shall take over from the one that answers now. None: show the ramp, or do `action`.
+        steps : sequence of float
+            Percent of the requests, rising.
+        hold : float
+            Seconds of each step, at least.
+        min_requests : int
+            That the version has to answer in each step, at least.
+        guardrails : dict of str to float, optional
+            ``errors``: by how much larger the share of failed requests may be (0.01); ``run_time``: by how much longer
+            it may run in the graph, relative (0.2); ``slo_misses``: by how much larger the share of answers beyond
+            `slo_ms` may be. None as a value looks away.
+        slo_ms : float, optional
+            Objective in milliseconds.
+        key : str, optional
+            Name of a header whose values stay with their version, as for `traffic`.
+        finish : {'promote', 'hold'}
+            After the last step the version answers alone, or goes on with its share.
+        timeout : float
+            Seconds that the version may take to load.
+        action : {'pause', 'resume', 'abort'}, optional
+
+        Returns
+        -------
+        Table
+            The ramp with its guardrails; ``.data`` is the control channel's answer.
+
+        Raises
+        ------
+        ControlError
+            Another version answers, requests are split already, or an argument makes no sense.
+        """
+        control = self.server.control
+        if action is not None:
+            if action not in ("pause", "resume", "abort"):
+                raise ControlError(f"action={action!r} is none of pause, resume, abort.", code="INVALID_ARGUMENT")
+            found = self.server.ask(lambda: control.change_ramp(self.name, action))
+        elif version is None:
+            found = self.server.ask(lambda: control.ramp(self.name))
+        else:
+            found = self.server.ask(
+                lambda: start_ramp(
+                    control,
+                    self.name,
+                    version,
+                    steps=steps,
+                    hold=hold,
+                    min_requests=min_requests,
+                    guardrails=guardrails,
+                    slo_ms=slo_ms,
+                    key=key,
+                    finish=finish,
+                    timeout=timeout,
+                )
+            )
+        return ramp_table(self.name, found)
+
+    def ramp_journal(self) -> pd.DataFrame:
+        """Return what ramps of this model did, event by event, also those before a restart of the server.
+
+        Columns: ``time`` (UTC), ``ramp``, ``event``, ``step``, ``percent``, ``reason``, ``requests`` and ``judgments``
+        (the guardrails with their values and ends).
+        """
+        return journal_frame(self.server.ask(lambda: self.server.control.ramp_journal(self.name)))
 
     def mirror(
         self,

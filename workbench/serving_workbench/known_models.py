@@ -15,7 +15,7 @@ __all__ = ["Models", "models_of", "put_labels", "put_models"]
 #: By model name: its folder, policy, batching parameters, labels and split, the versions held and the one that answers.
 Models = dict[str, dict[str, Any]]
 
-_FIELDS: Final = ("base_path", "policy", "batching", "traffic")
+_FIELDS: Final = ("base_path", "policy", "batching", "traffic", "ramp")
 #: Seconds for labelled versions to load; a label may point at a loaded version only.
 _LABEL_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
@@ -84,7 +84,9 @@ def put_labels(control: ControlClient, models: Models) -> list[str]:
             except ControlError as error:
                 problems.append(f"The labels of model '{name}' were not put back: {error}")
         traffic = model.get("traffic") or {}  # an older server tells of none
-        if traffic.get("weights"):
+        # Nobody watches a ramp's split any more: all requests go to the version that answered before it.
+        ramping = (model.get("ramp") or {}).get("state") in ("running", "paused")
+        if traffic.get("weights") and not ramping:
             try:
                 control.put_traffic(name, traffic["weights"], seconds=_LABEL_SECONDS, key=traffic["key"])
             except ControlError as error:

@@ -182,6 +182,8 @@ class Scheduler:
                 late = task.deadline is not None and self._loop.time() >= task.deadline - _LATE_SECONDS
                 code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
                 self._statistics.requests(task.signature.name).ended[code] += 1
+                if late and task.outcomes is not None:
+                    task.outcomes.failed(code)
             self._leave_queue(task)
             for piece in task.pieces:
                 self.cancel(piece)
@@ -349,6 +351,8 @@ class Scheduler:
         for task, part in zip(batch.tasks, parts, strict=True):
             if task.finish(part, None) and task.whole is None:
                 answered.append(task)
+                if task.outcomes is not None:
+                    task.outcomes.succeeded(task.arrived, answer.run_ns)
         self._statistics.succeeded(answered)
         self._pending -= len(batch.tasks)
         self._check_idle()
@@ -378,8 +382,12 @@ class Scheduler:
         if task.finish(outputs, error) and task.whole is None:
             if error is None:
                 self._statistics.succeeded((task,))
+                if task.outcomes is not None:
+                    task.outcomes.succeeded(task.arrived, 0)
             else:
                 self._statistics.failed(error.code)
+                if task.outcomes is not None:
+                    task.outcomes.failed(error.code)
 
     def _lane_closed(self, lane: FrontLane) -> None:
         if lane in self._free:

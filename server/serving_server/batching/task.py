@@ -9,6 +9,7 @@ from time import perf_counter
 from serving_server.errors import ServingError
 from serving_server.signatures import Signature
 from serving_server.tensors import Array
+from serving_server.traffic.outcomes import Outcomes
 
 __all__ = ["OnDone", "Task"]
 
@@ -45,6 +46,8 @@ class Task:
         What it was cut into, when it is larger than a batch (see `serving_server.batching.splitting`).
     batch : object or None
         The waiting batch that holds it; None before and after.
+    outcomes : Outcomes or None
+        Where it counts in addition, as a request of a split.
     """
 
     __slots__ = (
@@ -55,6 +58,7 @@ class Task:
         "created",
         "deadline",
         "inputs",
+        "outcomes",
         "outputs",
         "pieces",
         "rows",
@@ -79,6 +83,7 @@ class Task:
         self.whole: Task | None = None
         self.batch: object | None = None
         self.pieces: Sequence[Task] = ()
+        self.outcomes: Outcomes | None = None
         self.created = created
         self.deadline = deadline
         self.api = api

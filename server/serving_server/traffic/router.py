@@ -10,13 +10,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from serving_server.errors import StatusCode
 from serving_server.lifecycle.servable import Servable
+from serving_server.traffic.outcomes import Outcomes
 from serving_server.traffic.shares import POINTS, Piece, rebalance
 
 __all__ = ["Arm", "Caller", "Exposure", "Period", "Router", "point_of"]
 
 #: Periods of unchanging shares that a router remembers.
-MAX_PERIODS: Final = 200
+MAX_PERIODS: Final = 500
+
+#: Keys whose points are remembered, which is a third cheaper than to hash them anew, and their length at most.
+MAX_POINTS: Final = 20_000
+MAX_KEY: Final = 256
 
 #: A request's time (seconds since 1970), its version, its point, and whether that came of a key.
 Exposure = tuple[float, int, int, bool]
@@ -40,15 +46,25 @@ class Arm:
     servable : Servable
     drawn, keyed : int
         Requests that it was given by lot, and by their key.
+    outcomes : Outcomes
+        What became of them.
+    resolved : dict of str to object
+        Targets of requests that it was given, by signature; `serving_server.inference` keeps them here.
     """
 
-    __slots__ = ("drawn", "keyed", "servable", "version")
+    __slots__ = ("drawn", "keyed", "outcomes", "resolved", "servable", "version")
 
-    def __init__(self, version: int, servable: Servable) -> None:
+    def __init__(self, version: int, servable: Servable, objective: float | None = None) -> None:
         self.version = version
         self.servable = servable
         self.drawn = 0
         self.keyed = 0
+        self.outcomes = Outcomes(objective)
+        self.resolved: dict[str, Any] = {}
+
+    def failed(self, code: StatusCode) -> None:
+        """Count a request that it was given and that has failed."""
+        self.outcomes.failed(code)
 
 
 class Period:
@@ -82,6 +98,7 @@ class Period:
             "shares": {str(version): share for version, share in self.shares.items()},
             "requests": {str(arm.version): arm.drawn + arm.keyed for arm in self.arms},
             "keyed": {str(arm.version): arm.keyed for arm in self.arms},
+            "outcomes": {str(arm.version): arm.outcomes.to_json() for arm in self.arms},
         }
 
 
@@ -116,6 +133,8 @@ class Router:
         By version; empty while nothing is split.
     key : bytes or None
         Name of the header whose values are sticky.
+    objective : float or None
+        Seconds; see `Outcomes`.
     requests : Counter of (int, bool)
         Requests of finished periods, by version and whether by key; see `counts`.
     unrouted : int
@@ -129,6 +148,7 @@ class Router:
         self.model = model
         self.weights: dict[int, float] = {}
         self.key: bytes | None = None
+        self.objective: float | None = None
         self.requests: Counter[tuple[int, bool]] = Counter()
         self.unrouted = 0
         self.periods: deque[Period] = deque(maxlen=MAX_PERIODS)
@@ -137,6 +157,7 @@ class Router:
         self._draw = rng.getrandbits
         self._pieces: list[Piece] = []  # as the weights say, whoever is available
         self._hash = _hash_of(model).copy
+        self._points: dict[bytes, int] = {}  # of keys seen lately: those who come come again
         self._log = self.exposures.append
         #: One object, so that a request sees all or nothing of a change: where the pieces begin, and whose they are.
         self._table: tuple[Sequence[int], Sequence[Arm]] = ((), ())
@@ -148,16 +169,22 @@ class Router:
         caller: Caller,
         now: Callable[[], float] = time.time,
         from_bytes: Callable[[bytes, Literal["big"]], int] = int.from_bytes,
-    ) -> Servable | None:
-        """Return what answers a request; None when none of the versions is available."""
+    ) -> Arm | None:
+        """Return the arm that answers a request; None when none of the versions is available."""
         starts, owners = self._table
         if not starts:
             self.unrouted += 1
             return None
         if self.key is not None and (key := caller.header(self.key)):
-            hashed = self._hash()  # as `point_of`, but half of it is done
-            hashed.update(key)
-            point = from_bytes(hashed.digest(), "big")
+            point = self._points.get(key)
+            if point is None:
+                hashed = self._hash()  # as `point_of`, but half of it is done
+                hashed.update(key)
+                point = from_bytes(hashed.digest(), "big")
+                if len(self._points) >= MAX_POINTS:
+                    self._points.clear()
+                if len(key) <= MAX_KEY:
+                    self._points[key] = point
             arm = owners[bisect_right(starts, point) - 1]
             arm.keyed += 1
             self._log((now(), arm.version, point, True))
@@ -166,7 +193,7 @@ class Router:
             arm = owners[bisect_right(starts, point) - 1]
             arm.drawn += 1
             self._log((now(), arm.version, point, False))
-        return arm.servable
+        return arm
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
@@ -207,7 +234,11 @@ class Router:
 
     def _begin(self, cause: str, answering: Mapping[int | None, Servable]) -> None:
         self._settle()
-        arms = {version: Arm(version, answering[version]) for version in sorted(self.weights) if version in answering}
+        arms = {
+            version: Arm(version, answering[version], self.objective)
+            for version in sorted(self.weights)
+            if version in answering
+        }
         weights = {version: self.weights[version] for version in arms}
         whole = sum(weights.values())
         pieces = rebalance(self._pieces, weights) if whole else []
@@ -220,6 +251,7 @@ class Router:
             self.requests[arm.version, False] += arm.drawn
             self.requests[arm.version, True] += arm.keyed
             del arm.servable  # of a finished period only the counts are of interest
+            arm.resolved = {}
 
     def counts(self) -> Counter[tuple[int, bool]]:
         """Return all requests since the first split, by version and whether by key."""

@@ -128,6 +128,7 @@ class Splits:
         above = max(*wish.weights, manager.serving_version(model) or 0)
         entry.split = _Split(manager.policy(model), above)
         entry.since, entry.ended = time.time(), None
+        router.objective = wish.objective
         router.change(wish.weights, key, manager.answering(model))
         self.routers[model] = router
         log.info("Model %s: requests are split by %s", model, _text(router))

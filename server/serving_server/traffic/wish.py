@@ -45,6 +45,8 @@ class Wish:
         How long versions may take to load that are not.
     exposures : int or None
         How many are remembered; None: as before.
+    objective : float or None
+        Seconds beyond which an answer counts as a miss; None: none does.
     """
 
     weights: dict[int, float]
@@ -52,10 +54,11 @@ class Wish:
     keeps_key: bool
     seconds: float
     exposures: int | None
+    objective: float | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Wish:
-        """Read ``{"weights": {"1": 90, "2": 10}, "key": "x-user", "seconds": 60, "exposures": 10000}``.
+        """Read ``{"weights": {"1": 90, "2": 10}, "key": "x-user", "seconds": 60, "exposures": 10000, "slo_ms": 20}``.
 
         Raises
         ------
@@ -68,6 +71,7 @@ class Wish:
             "key" not in fields,
             _number(fields.get("seconds", SECONDS), "seconds", MAX_SECONDS),
             None if fields.get("exposures") is None else _exposures(fields["exposures"]),
+            None if fields.get("slo_ms") is None else _number(fields["slo_ms"], "slo_ms", 1e6) / 1e3,
         )
 
 

@@ -108,6 +108,17 @@ def number(value: Any) -> float:
     return found
 
 
+def percent(value: Any) -> float:
+    """Return percent: ``10%``, ``10``."""
+    try:
+        found = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is no percentage such as 10%") from None
+    if not 0 <= found <= 100:
+        raise argparse.ArgumentTypeError(f"{value!r} is not from 0% to 100%")
+    return found
+
+
 def assignment(value: Any, example: str) -> tuple[str, str]:
     """Text as `name=value`."""
     name, equals, rest = str(value).partition("=")
