@@ -118,8 +118,9 @@ class JupyterServer:
         Variables on top of this process', for the server and its kernels.
     """
 
-    #: What is run as a module, and how it is told whom to let in.
-    command = ("jupyter_server", f"--IdentityProvider.token={TOKEN}")
+    #: What runs modules; the module, and how it is told whom to let in.
+    program: tuple[str, ...] = (sys.executable, "-m")
+    command: tuple[str, ...] = ("jupyter_server", f"--IdentityProvider.token={TOKEN}")
 
     def __init__(
         self, folder: Path, *flags: str, config: str = "", environment: Mapping[str, str] = MappingProxyType({})
@@ -139,7 +140,7 @@ class JupyterServer:
         with (folder / "jupyter.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", *self.command, "--no-browser", "--allow-root"),
+                    *(*self.program, *self.command, "--no-browser", "--allow-root"),
                     f"--ServerApp.root_dir={folder}",
                     *self._where(flags),
                     *flags,
@@ -193,8 +194,10 @@ class JupyterServer:
             text = response.read()
         return json.loads(text) if text else None
 
-    def start_kernel(self) -> Kernel:
-        return Kernel(self, self.request("POST", "/api/kernels", {"name": "python3"})["id"])
+    def start_kernel(self, notebook: str = "") -> Kernel:
+        """Start a kernel; that of a notebook runs in its folder."""
+        body = {"name": "python3"} | ({"path": notebook} if notebook else {})
+        return Kernel(self, self.request("POST", "/api/kernels", body)["id"])
 
     def kill(self) -> None:
         """SIGKILL: nothing in it gets a chance to clean up."""
