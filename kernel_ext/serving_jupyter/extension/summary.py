@@ -21,7 +21,7 @@ class Summaries:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, tuple[str, Reader]] = {}  # by name, with the id of the process that is read
         self._turn = asyncio.Lock()
         self._last: list[dict[str, Any]] = []
         self._read_at = -1e9
@@ -37,15 +37,20 @@ class Summaries:
             if now - self._read_at > _FRESH_SECONDS:
                 if now - self._read_at > 2 * RATE_SECONDS:
                     self._readers.clear()  # a rate since then would be an average of long ago
+                self._read_at = now  # before it is read: what changes meanwhile outdates it
                 shown = [each for each in self._supervisor.instances() if each.state is not State.STOPPED]
-                self._readers = {each.name: self._readers.get(each.name) or Reader(each.name) for each in shown}
+                self._readers = {each.name: self._reader(each) for each in shown}
                 self._last = await asyncio.gather(*(self._summary(each) for each in shown))
-                self._read_at = asyncio.get_running_loop().time()
             return self._last
 
     def outdate(self) -> None:
         """Have the next answer read anew: something was changed."""
         self._read_at = min(self._read_at, asyncio.get_running_loop().time() - _FRESH_SECONDS - 1e-3)
+
+    def _reader(self, instance: Instance) -> tuple[str, Reader]:
+        process = "" if instance.record is None else instance.record.instance_id
+        known = self._readers.get(instance.name)
+        return known if known is not None and known[0] == process else (process, Reader(instance.name))
 
     async def _summary(self, instance: Instance) -> dict[str, Any]:
         described = instance.describe()
@@ -58,7 +63,7 @@ class Summaries:
         if instance.state is not State.RUNNING:
             return summary
         try:
-            snapshot = await self._supervisor.threads.run(self._readers[instance.name].read)
+            snapshot = await self._supervisor.threads.run(self._readers[instance.name][1].read)
         except (WorkbenchError, LookupError, TypeError) as error:  # about to end, hanging, or of another version
             return {**summary, "error": instance.error or f"It does not answer: {error}"}
         models = [_model(name, snapshot) for name in snapshot.models()]
