@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serving_workbench.comparison.checking import aa
     from serving_workbench.comparison.entry import compare
+    from serving_workbench.comparison.live import compare_live
     from serving_workbench.comparison.mirrored import compare_mirrored
     from serving_workbench.comparison.result import CompareResult
+    from serving_workbench.comparison.switchback import switchback
     from serving_workbench.deploy import serve
     from serving_workbench.errors import (
         CommandLineError,
@@ -91,6 +93,7 @@ __all__ = [
     "aa",
     "clean",
     "compare",
+    "compare_live",
     "compare_mirrored",
     "config",
     "connect",
@@ -109,6 +112,7 @@ __all__ = [
     "serve",
     "status",
     "stop",
+    "switchback",
     "traffic",
     "tune",
     "unload",
@@ -121,6 +125,8 @@ _HOME = {
     "CompareResult": "comparison.result",
     "aa": "comparison.checking",
     "compare": "comparison.entry",
+    "compare_live": "comparison.live",
+    "switchback": "comparison.switchback",
     "compare_mirrored": "comparison.mirrored",
     "ServedModel": "handle",
     "connect": "handle",

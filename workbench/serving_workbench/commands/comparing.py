@@ -26,6 +26,9 @@ _EXAMPLES: Final = """\
                                     another server
     %ab digits 1 2 --data logs/     what clients asked, out of request logs
     %ab digits --mirrored           what primary and shadow answered to the same live requests (%serve mirror)
+    %ab digits 1 2 --live --for 5min
+                                    half of the live requests to each, looked at all the time, until it is sure
+    %ab digits 1 2 --switchback     all live requests to one version and the other in turns: what each can do alone
     %ab digits --aa --data X_test   version against itself: how often would a difference be claimed here, now?
     result = %ab digits 1 2 --data X_test --labels y_test
     result.disagreements()          the rows where they differ, with inputs and both answers
@@ -55,6 +58,11 @@ def _arguments(parser: Parser) -> None:
     parser.add("--signature", kind=kinds.text, metavar="NAME")
     parser.add("--rate", kind=kinds.rate, metavar="R", help="latency by interleaved blocks at R requests/s")
     parser.add("--no-latency", action="store_true", help="outputs and quality only")
+    live = "give half of the live requests to each version, until it is decided or --for is over"
+    parser.add("--live", action="store_true", help=live)
+    turns = "let the versions take turns with all requests, 24 times, for --for seconds each (1s)"
+    parser.add("--switchback", action="store_true", help=turns)
+    parser.add("--for", dest="seconds", kind=kinds.seconds, metavar="S", help="of --live (60s); of a block (1s)")
     parser.add("--mirrored", action="store_true", help="compare the pairs of the model's mirror")
     parser.add("--aa", action="store_true", help="compare a version with itself, 20 times")
     parser.add("--report", kind=kinds.text, role="file", metavar="FILE", help="write a self-contained HTML file")
@@ -74,6 +82,8 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         return _finish(
             sw.compare_mirrored(model, margins=arguments.margin, signature=arguments.signature), arguments, place
         )
+    if arguments.live or arguments.switchback:
+        return _finish(_live(model, arguments, place), arguments, place)
     if arguments.data is None:
         raise CommandLineError(f"{spelled} needs rows: --data X_test. (--mirrored needs none.)")
     data = _data(arguments, place)
@@ -112,6 +122,28 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         **options,
     )
     return _finish(result, arguments, place)
+
+
+def _live(model: sw.ServedModel, arguments: argparse.Namespace, place: Place) -> sw.CompareResult:
+    spelled = place.spelled("ab")
+    if arguments.live and arguments.switchback:
+        raise CommandLineError(f"{spelled}: give --live or --switchback, not both.")
+    if len(arguments.arms) != 2 or not all(each.isdigit() for each in arguments.arms):
+        given = " ".join(arguments.arms) or "none"
+        raise CommandLineError(
+            f"{spelled}: live requests are answered by two versions of the model, by number; given {given}."
+        )
+    first, second = map(int, arguments.arms)
+    options: dict[str, Any] = {"margins": arguments.margin, "progress": not arguments.no_progress}
+    if arguments.seconds is not None:
+        options["seconds"] = arguments.seconds
+    if arguments.live:
+        return sw.compare_live(model, first, second, **options)
+    if arguments.rate is not None:
+        options["rate"] = arguments.rate
+    if arguments.data is not None:
+        options["data"] = _data(arguments, place)
+    return sw.switchback(model, first, second, **options)
 
 
 def _data(arguments: argparse.Namespace, place: Place) -> Any:

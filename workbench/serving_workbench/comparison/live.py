@@ -1,0 +1,365 @@
+"""A live split compared while requests come: nothing is lost by looking early, and it may stop when it is sure."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from serving_server.sequential import MIN_REQUESTS, Sums, difference_of_means, difference_of_shares
+from serving_workbench.comparison.evidence import Check, Estimate, Metric
+from serving_workbench.comparison.margins import Margins
+from serving_workbench.comparison.result import CompareResult
+from serving_workbench.comparison.sample_ratio import sample_ratio
+from serving_workbench.comparison.verdict import decide
+from serving_workbench.errors import WorkbenchError
+from serving_workbench.handle import ServedModel, connect
+from serving_workbench.tuning.stepping import Steps
+
+if TYPE_CHECKING:
+    from serving_workbench.control import ControlClient
+
+__all__ = ["ArmCounts", "LiveReader", "compare_live"]
+
+RUN_TIME: Final = "run time"
+ERRORS: Final = "error rate"
+MISSES: Final = "misses of the objective"
+TOTAL: Final = "latency under shared load"
+FEEDBACK: Final = "feedback"
+
+_SEQUENCE: Final = "confidence sequence"
+_EXACT: Final = "exact confidence sequence (beta-binomial mixture)"
+#: How often the server is asked. Seconds.
+_LOOK: Final = 0.5
+#: Points of the sequence that are kept; beyond, every other one is dropped.
+_POINTS: Final = 400
+
+
+class ArmCounts(NamedTuple):
+    """What a version of a split did since the comparison began.
+
+    Attributes
+    ----------
+    given : int
+        Requests that the split gave to it.
+    expected : float
+        Those that it should have been given by its shares.
+    answered, errors, misses : int
+        Predict requests.
+    run, total : Sums
+        Of the logarithm of seconds in the graph, and from taking a request to its answer.
+    """
+
+    given: int
+    expected: float
+    answered: int
+    errors: int
+    misses: int
+    run: Sums
+    total: Sums
+
+    @property
+    def requests(self) -> int:
+        """Answered and failed."""
+        return self.answered + self.errors
+
+
+class LiveReader:
+    """Reads a split and keeps the sequence of its primary metric.
+
+    Parameters
+    ----------
+    control : ControlClient
+    name : str
+    a, b : int
+        Versions.
+    since : float
+        Periods that began at this time or later count (seconds since 1970).
+    margins : Margins
+    objective : bool
+        Whether misses are counted.
+    feedback : callable, optional
+        Returns values by key.
+    """
+
+    def __init__(
+        self,
+        control: ControlClient,
+        name: str,
+        a: int,
+        b: int,
+        *,
+        since: float,
+        margins: Margins,
+        objective: bool,
+        feedback: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
+        self._control = control
+        self._name = name
+        self._a, self._b = a, b
+        self._since = since
+        self._margins = margins
+        self._objective = objective
+        self._feedback = feedback
+        self._began = time.time()
+        self.sequence: dict[str, list[float]] = {name: [] for name in ("seconds", "n", "value", "low", "high", "share")}
+
+    def read(self) -> CompareResult:
+        """Ask the server and return what is known now.
+
+        Raises
+        ------
+        WorkbenchError
+            The split has ended.
+        """
+        traffic = self._control.traffic(self._name)
+        counts = [counts_of(traffic, version, self._since) for version in (self._a, self._b)]
+        metrics = self._margins.applied(self._metrics(*counts))
+        self._note(metrics, counts)
+        ended = traffic["ended"]
+        checks = [_ratio(self._a, self._b, *counts)]
+        if ended and not traffic["weights"]:
+            checks.append(Check("split", True, f"The split has ended: {ended['reason']}.", fatal=False))
+        if traffic["unrouted"]:
+            text = f"{traffic['unrouted']:,} requests found none of the versions available."
+            checks.append(Check("unrouted", False, text, fatal=False))
+        return CompareResult(
+            model=self._name,
+            a=f"{self._name}@{self._a}",
+            b=f"{self._name}@{self._b}",
+            source=f"live split, {counts[0].requests + counts[1].requests:,} requests",
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            metrics=metrics,
+            heads=[],
+            slices=[],
+            checks=checks,
+            margins=self._margins,
+            sequence={name: list(values) for name, values in self.sequence.items()},
+        )
+
+    def _metrics(self, a: ArmCounts, b: ArmCounts) -> list[Metric]:
+        found = []
+        if self._feedback is not None:
+            found.append(self._feedback_metric(self._feedback()))
+        found.append(_relative(RUN_TIME, a.run, b.run, "guardrail" if found else "primary"))
+        found.append(_share(ERRORS, a.errors, a.requests, b.errors, b.requests))
+        if self._objective:
+            found.append(_share(MISSES, a.misses, a.answered, b.misses, b.answered))
+        found.append(_relative(TOTAL, a.total, b.total, "shown"))
+        return found
+
+    def _feedback_metric(self, values: Mapping[str, float]) -> Metric:
+        """Return the mean of what users fed back, by key: a key's version is that of its exposures."""
+        exposures = self._control.exposures(self._name)
+        version_of = {
+            point: version
+            for point, version, keyed in zip(exposures["point"], exposures["version"], exposures["keyed"], strict=True)
+            if keyed
+        }
+        sums = {self._a: [0, 0.0, 0.0], self._b: [0, 0.0, 0.0]}
+        for key, value in values.items():
+            kept = sums.get(version_of.get(_point_of(self._name, str(key)), -1))
+            if kept is not None:
+                kept[0] += 1
+                kept[1] += float(value)
+                kept[2] += float(value) ** 2
+        first, second = (Sums(int(each[0]), each[1], each[2]) for each in (sums[self._a], sums[self._b]))
+        value, low, high = difference_of_means(first, second)
+        estimate = Estimate(value, low, high, first.n + second.n, f"{_SEQUENCE} over keys")
+        return Metric(FEEDBACK, first.mean, second.mean, estimate, role="primary")
+
+    def _note(self, metrics: list[Metric], counts: list[ArmCounts]) -> None:
+        primary = next((each for each in metrics if each.role == "primary"), metrics[0])
+        found = primary.difference
+        given = counts[0].given + counts[1].given
+        row = (
+            time.time() - self._began,
+            float(counts[0].requests + counts[1].requests),
+            found.value,
+            found.low,
+            found.high,
+            counts[1].given / given if given else math.nan,
+        )
+        if self.sequence["n"] and self.sequence["n"][-1] == row[1]:
+            return  # nothing came
+        if len(self.sequence["n"]) >= _POINTS:
+            for values in self.sequence.values():
+                del values[1::2]
+        for values, value in zip(self.sequence.values(), row, strict=True):
+            values.append(value)
+
+
+def counts_of(traffic: Mapping[str, Any], version: int, since: float) -> ArmCounts:
+    """Return what a version did in the periods that began at `since` or later."""
+    name = str(version)
+    given = answered = errors = misses = runs = 0
+    expected = 0.0
+    run, total = [0.0, 0.0], [0.0, 0.0]
+    for period in traffic["periods"]:
+        if period["since"] < since:
+            continue
+        everything = sum(period["requests"].values())
+        expected += period["shares"].get(name, 0.0) * everything
+        given += period["requests"].get(name, 0)
+        found = period["outcomes"].get(name)
+        if found is None:
+            continue
+        answered += found["answered"]
+        errors += sum(found["errors"].values())
+        misses += found["misses"]
+        runs += found["runs"]
+        for place in (0, 1):
+            run[place] += found["log_run"][place]
+            total[place] += found["log_total"][place]
+    return ArmCounts(
+        given, expected, answered, errors, misses, Sums(runs, run[0], run[1]), Sums(answered, total[0], total[1])
+    )
+
+
+def _relative(name: str, a: Sums, b: Sums, role: Any) -> Metric:
+    value, low, high = (_ratio_of(each) for each in difference_of_means(a, b))
+    method = f"{_SEQUENCE} of the mean logarithm"
+    if min(a.n, b.n) < MIN_REQUESTS:
+        method = f"{min(a.n, b.n)} requests of one version: nothing is said below {MIN_REQUESTS}"
+    level_a, level_b = (1e3 * math.exp(each.mean) if each.n else math.nan for each in (a, b))
+    estimate = Estimate(value, low, high, a.n + b.n, method)
+    return Metric(name, level_a, level_b, estimate, relative=True, higher_is_better=False, role=role, unit="ms")
+
+
+def _ratio_of(log_ratio: float) -> float:
+    return math.inf if log_ratio > 50 else math.expm1(log_ratio) if log_ratio > -50 else -1.0
+
+
+def _share(name: str, events_a: int, of_a: int, events_b: int, of_b: int) -> Metric:
+    value, low, high = difference_of_shares(events_a, of_a, events_b, of_b)
+    level_a, level_b = (events / of if of else math.nan for events, of in ((events_a, of_a), (events_b, of_b)))
+    return Metric(
+        name, level_a, level_b, Estimate(value, low, high, of_a + of_b, _EXACT), higher_is_better=False, unit="%"
+    )
+
+
+def _ratio(a: int, b: int, first: ArmCounts, second: ArmCounts) -> Check:
+    names = (f"version {a}", f"version {b}")
+    return sample_ratio(
+        dict(zip(names, (first.given, second.given), strict=True)),
+        dict(zip(names, (first.expected, second.expected), strict=True)),
+    )
+
+
+def _point_of(model: str, key: str) -> int:
+    """Return the point of a key as the server has it: BLAKE2b of four bytes, over name, a zero byte and key."""
+    return int.from_bytes(hashlib.blake2b(model.encode() + b"\0" + key.encode(), digest_size=4).digest(), "big")
+
+
+def compare_live(
+    model: ServedModel | str,
+    a: int,
+    b: int,
+    *,
+    weights: Mapping[int, float] | None = None,
+    key: str | None = None,
+    margins: Any = None,
+    slo_ms: float | None = None,
+    feedback: Callable[[], Mapping[str, float]] | None = None,
+    seconds: float = 60.0,
+    stop_early: bool = True,
+    keep: bool = False,
+    instance: str | None = None,
+    progress: bool = True,
+) -> CompareResult:
+    """Compare two versions by the live requests that a split gives to them.
+
+    Intervals are confidence sequences: they hold at all times at once, so the comparison may be looked at, and may
+    stop, whenever it has decided. Versions share processors and queues; what tells them apart is the time in the graph,
+    and the whole time is shown as that under shared load.
+
+    Parameters
+    ----------
+    model : ServedModel or str
+    a, b : int
+        Versions: in service, and candidate.
+    weights : dict of int to float, optional
+        Of the split that is set, and ended at the end; ``{a: 50, b: 50}`` by default, or the split that is there.
+    key : str, optional
+        Name of a header whose values stay with their version.
+    margins : dict, str or sequence of str, optional
+        For ``run time`` (relative; 0.1 by default), ``error rate`` (0.01), ``misses of the objective`` (0.01) and
+        ``feedback``.
+    slo_ms : float, optional
+        Objective in milliseconds.
+    feedback : callable, optional
+        Returns values by key so far, larger ones better, such as whether a user was satisfied; needs a split by key.
+        Then it is the primary metric, and the key is the unit.
+    seconds : float
+        How long to look at most.
+    stop_early : bool
+        Whether to stop when it is decided.
+    keep : bool
+        Leave the split as it is at the end.
+    instance : str, optional
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    CompareResult
+        After Ctrl-C what was known then. ``sequence`` has how the primary metric came to be known.
+
+    Raises
+    ------
+    WorkbenchError
+        The split does not have these versions, or an argument is wrong.
+    ControlError
+        A version cannot be loaded.
+    """
+    wanted = Margins.parse(margins)
+    wanted.check([RUN_TIME, ERRORS, MISSES, *([FEEDBACK] if feedback is not None else [])])
+    if a == b:
+        raise WorkbenchError(
+            f"A live split gives requests to different versions; {a} is given twice.",
+            hint="sw.aa compares a version with itself.",
+        )
+    found = model if isinstance(model, ServedModel) else connect(model, instance)
+    assert isinstance(found, ServedModel)
+    control = found.server.control
+    traffic = control.traffic(found.name)
+    ours = weights is not None or not traffic["weights"]
+    since = 0.0
+    if ours:
+        since = time.time()
+        chosen = {a: 50.0, b: 50.0} if weights is None else dict(weights)
+        options: dict[str, Any] = {} if slo_ms is None else {"slo_ms": slo_ms}
+        if key is not None:
+            options["key"] = key
+        plain = {str(version): float(weight) for version, weight in chosen.items()}
+        traffic = control.put_traffic(found.name, plain, seconds=60.0, **options)
+    else:
+        since = traffic["since"] or 0.0
+    for version in (a, b):
+        if str(version) not in (traffic["weights"] or {}):
+            split = ", ".join(traffic["weights"] or ())
+            raise WorkbenchError(f"Version {version} has no part in the split of '{found.name}' ({split}).")
+    reader = LiveReader(
+        control, found.name, a, b, since=since, margins=wanted, objective=slo_ms is not None, feedback=feedback
+    )
+    steps = Steps("live", seconds, enabled=progress)
+    began = time.monotonic()
+    result = reader.read()
+    try:
+        while time.monotonic() - began < seconds:
+            time.sleep(min(_LOOK, max(0.0, seconds - (time.monotonic() - began))))
+            result = reader.read()
+            steps.step("requests", result.source.rpartition(", ")[2])
+            if stop_early and decide(result.metrics, (), result.checks).kind in ("SHIP", "REJECT"):
+                break
+    except KeyboardInterrupt:
+        result.complete = False
+    finally:
+        steps.close()
+        if ours and not keep:
+            control.delete_traffic(found.name)
+    result.seconds = dict(steps.seconds)
+    return result
