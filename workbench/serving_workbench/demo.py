@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from serving_server.tensors import to_array, to_proto
 from serving_server.wire.messages import PredictRequest, PredictResponse
+from serving_workbench.comparison.entry import compare
 from serving_workbench.deploy import serve
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.handle import ServedModel
-from serving_workbench.tables import Table
 
 __all__ = ["main"]
 
@@ -44,8 +44,6 @@ _HELD_OUT = 360
 _RATE = 100.0
 #: Answers that it must have got before and after the deploy, and the seconds it has for them.
 _ANSWERS, _PATIENCE = 25, 20.0
-#: One-row requests per version for the latency.
-_LATENCY_REQUESTS = 300
 #: What a batch of another size may change in an answer: relatively, absolutely.
 _RTOL, _ATOL = 1e-4, 1e-5
 
@@ -90,7 +88,7 @@ def _run(folder: Path) -> None:
             _timed("Train another model, with two hidden layers", lambda: _train(deep, digits, epochs=30))
             expected = {1: _answers(linear, digits), 2: _answers(deep, digits)}
             _deploy_under_load(served, stub, deep, folder, digits, expected)
-            _compare(stub, digits, expected)
+            _compare(served, stub, digits, expected)
             _roll_back(served, stub, digits, expected)
     finally:
         _timed("Stop the server", served.server.stop)
@@ -288,31 +286,21 @@ def _deploy_under_load(
     _check(client.wrong == 0, "Some answers were not those of the version that they name.")
 
 
-def _compare(stub: _Stub, digits: _Digits, expected: dict[int, Array]) -> None:
-    rows, guesses = [], {}
+def _compare(served: ServedModel, stub: _Stub, digits: _Digits, expected: dict[int, Array]) -> None:
     for version, own in expected.items():
         answer, named = stub.predict(digits.test_x, version)
         _check(named == version and _close(answer, own), f"Version {version} does not answer as itself.")
-        guesses[version] = answer.argmax(axis=1)
-        right = guesses[version] == digits.test_y
-        latency = _median_latency(stub, digits, version)
-        share = f"{right.sum()} of {len(right)} ({right.mean():.1%})"
-        rows.append({"version": version, "right": share, "median latency of one row": f"{1e3 * latency:.2f} ms"})
-        _check(bool(right.mean() > 0.8), f"Version {version} is right in {right.mean():.0%} of the rows only.")
-    table = Table(rows, list(rows[0]), "Compare both, asked by version, on rows that neither has seen:")
-    print(str(table).replace("\n", "\n  "))
-    print(f"  They name different digits in {(guesses[1] != guesses[2]).sum()} rows.")
-
-
-def _median_latency(stub: _Stub, digits: _Digits, version: int) -> float:
-    """Seconds that a request of one row takes, one after the other."""
-    seconds = []
-    for number in range(_LATENCY_REQUESTS):
-        row = number % len(digits.test_x)
-        began = time.perf_counter()
-        stub.predict(digits.test_x[row : row + 1], version)
-        seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
+    margins = {"accuracy": 0.02, "latency": 0.5}
+    found = compare(served, 1, 2, data=digits.test_x, labels=digits.test_y, margins=margins, progress=False)
+    print("Compare both on rows that neither has seen; version 2 may be 2 points worse, and take half as long again:")
+    print(f"  {found.verdict}")
+    for reason in found.reasons:
+        print(f"  - {reason}")
+    print(f"  They name different digits in {len(found.heads[0].differing)} rows: result.disagreements() lists them.")
+    accuracy = found.metric("accuracy")
+    _check(
+        min(accuracy.a, accuracy.b) > 0.8, f"A version is right in {min(accuracy.a, accuracy.b):.0%} of the rows only."
+    )
 
 
 def _roll_back(served: ServedModel, stub: _Stub, digits: _Digits, expected: dict[int, Array]) -> None:
