@@ -36,8 +36,11 @@ class AAResult:
     ----------
     arm : str
     runs : int
+    rejected : int
+        Runs whose verdict was REJECT.
     alarms : int
-        Runs whose latency interval lay wholly on one side of zero, or that were rejected.
+        Runs that were rejected, or whose latency interval lay wholly on one side of zero, as 5 % of intervals of 95 %
+        do where there is no difference.
     verdicts : dict of str to int
     expected : int
         The most alarms that are to be expected of intervals of 95 % (binomial, 99 %).
@@ -49,6 +52,7 @@ class AAResult:
 
     arm: str
     runs: int
+    rejected: int
     alarms: int
     verdicts: dict[str, int]
     expected: int
@@ -63,7 +67,8 @@ class AAResult:
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{kind} {count}" for kind, count in self.verdicts.items())
         said = (
-            f"{self.alarms} times a difference was claimed; of intervals of 95 % at most {self.expected} are expected"
+            f"{self.rejected} were rejected; intervals of latency lay beside zero in {self.alarms}, and of 95 % at most "
+            f"{self.expected} are expected to"
         )
         honest = "The machinery is honest on this machine now."
         wolf = "That is too often: do not trust verdicts on latency now. Is the machine busy with something else?"
@@ -147,7 +152,8 @@ def aa(
         steps.close()
     alarms = sum(_alarm(each) for each in results)
     verdicts = dict(Counter(each.verdict for each in results))
-    return AAResult(arm, runs, alarms, verdicts, int(binom.ppf(0.99, runs, LEVEL)), smallest, results)
+    rejected = verdicts.get("REJECT", 0)
+    return AAResult(arm, runs, rejected, alarms, verdicts, int(binom.ppf(0.99, runs, LEVEL)), smallest, results)
 
 
 def _arm(model: ServedModel | str, version: Any) -> Any:
