@@ -67,7 +67,7 @@ class AAResult:
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{kind} {count}" for kind, count in self.verdicts.items())
         said = (
-            f"{self.rejected} were rejected; intervals of latency lay beside zero in {self.alarms}, and of 95 % at most "
+            f"{self.rejected} were rejected; intervals of latency lay beside zero in {self.alarms}, of 95 % at most "
             f"{self.expected} are expected to"
         )
         honest = "The machinery is honest on this machine now."
