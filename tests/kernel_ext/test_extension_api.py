@@ -334,6 +334,7 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     ask(jupyter, "PATCH", f"{ONE}/models/half/batching", {"max_batch_size": 8, "allowed_batch_sizes": [8]})
     ControlClient.of(before).request("PUT", "/models/half/labels", {"stable": 1})
     ControlClient.of(before).put_traffic("half", {"1": 1, "9": 0}, seconds=30, key="x-user")
+    ControlClient.of(before).put_mirror("half", 9, seconds=30, fraction=0.5)
     restarted = ask(jupyter, "POST", f"{ONE}/restart")  # by a person: it does not count as a crash
     assert restarted.status == 200
     assert restarted.json["instance_id"] != before.instance_id
@@ -345,6 +346,8 @@ def test_a_crash_brings_it_back_with_its_models(jupyter: JupyterServer, one: Ans
     wait_until(lambda: the_model(jupyter)["labels"] == {"stable": 1}, 30, "the labels")
     split = wait_until(lambda: the_model(jupyter)["traffic"], 30, "the split")
     assert (split["weights"], split["key"]) == ({"1": 1.0, "9": 0.0}, "x-user")
+    mirror = wait_until(lambda: the_model(jupyter)["mirror"], 30, "the mirror")
+    assert (mirror["version"], mirror["fraction"], mirror["active"]) == (9, 0.5, True)
     wait_until(lambda: (9, "AVAILABLE", True) in versions(jupyter), 30, "the version that is held")
 
     os.kill(restarted.json["pid"], signal.SIGKILL)

@@ -12,10 +12,12 @@ from serving_workbench.publish import is_reserved
 
 __all__ = ["Models", "models_of", "put_labels", "put_models"]
 
-#: By model name: its folder, policy, batching parameters, labels and split, the versions held and the one that answers.
+#: By model name: folder, policy, batching parameters, labels, split, mirror, the versions held and the one that answers.
 Models = dict[str, dict[str, Any]]
 
-_FIELDS: Final = ("base_path", "policy", "batching", "traffic", "ramp")
+_FIELDS: Final = ("base_path", "policy", "batching", "traffic", "ramp", "mirror")
+#: Settings of a mirror, as its state tells and its route takes them.
+_MIRROR: Final = ("fraction", "busy", "queue", "at_once", "timeout")
 #: Seconds for labelled versions to load; a label may point at a loaded version only.
 _LABEL_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
@@ -74,7 +76,7 @@ def _put_model(control: ControlClient, name: str, model: dict[str, Any]) -> None
 
 
 def put_labels(control: ControlClient, models: Models) -> list[str]:
-    """Put labels and splits back when their versions have loaded, for which this waits; return what failed."""
+    """Put labels, splits and mirrors back when their versions have loaded, for which this waits; return what failed."""
     problems = []
     deadline = time.monotonic() + _LABEL_SECONDS
     for name, model in models.items():
@@ -91,6 +93,14 @@ def put_labels(control: ControlClient, models: Models) -> list[str]:
                 control.put_traffic(name, traffic["weights"], seconds=_LABEL_SECONDS, key=traffic["key"])
             except ControlError as error:
                 problems.append(f"The requests of model '{name}' are not split again: {error}")
+        mirror = model.get("mirror") or {}
+        if mirror.get("active"):
+            wish = {name: mirror[name] for name in _MIRROR if mirror.get(name) is not None}
+            try:
+                control.put_mirror(name, mirror["version"], seconds=_LABEL_SECONDS, **wish)
+            except ControlError as error:
+                shadow = mirror["version"]
+                problems.append(f"The requests of model '{name}' are not copied to version {shadow} again: {error}")
     return problems
 
 

@@ -273,7 +273,7 @@ class Mirror:
         names = ("seen", "chosen", "answered", "failed", "dropped", "discarded")
         return {
             "version": self.wish.version,
-            "fraction": self.wish.fraction,
+            **{name: getattr(self.wish, name) for name in ("fraction", "busy", "queue", "at_once", "timeout")},
             "since": self.since,
             **{name: counts[name] for name in names},
             "waiting": self.waiting,
