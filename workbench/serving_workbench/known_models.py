@@ -12,7 +12,7 @@ from serving_workbench.publish import is_reserved
 
 __all__ = ["Models", "models_of", "put_labels", "put_models"]
 
-#: By model name: folder, policy, batching parameters, labels, split, mirror, the versions held and the one that answers.
+#: By model name: folder, policy, batching parameters, labels, split, mirror, held versions and the one that answers.
 Models = dict[str, dict[str, Any]]
 
 _FIELDS: Final = ("base_path", "policy", "batching", "traffic", "ramp", "mirror")
