@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import serving_workbench as sw
+from serving_workbench.records import record_path
+from tests import leaks
 from tests.kernel_ext.conftest import Session
 from tests.servers import wait_until
 
@@ -90,6 +92,17 @@ def test_requests_are_split(session: Session, half: str, two: str) -> None:
     assert "10 %" in repr(session.run("%serve traffic {two} --instance {instance}"))
     assert not session.run("%serve traffic {two} --off --instance {instance}").data["weights"]
     error = session.error
+    assert "copied to version 1" in repr(session.run("%serve mirror {two} 1 --fraction 10% --instance {instance}"))
+    assert "10 % of the requests" in repr(session.run("%serve mirror {two} --off --instance {instance}"))
+    assert "not both" in error("%serve mirror {two} 1 --off --instance {instance}")
+    leaks.allow_path(record_path(half).with_suffix(".ramps.jsonl"))
+    ramp = session.run("%serve ramp {two} 1 5% 50% --hold 1min --errors 2% --instance {instance}")
+    assert "(5 % -> 50 %): running at 5 %, step 1 of 2" in repr(ramp)
+    assert "aborted" in repr(session.run("%serve ramp {two} --abort --instance {instance}"))
+    journal = session.run("%serve ramp {two} --journal --instance {instance}")
+    assert list(journal["event"]) == ["begun", "step", "aborted"]
+    assert "steps must rise" in error("%serve ramp {two} 1 50% 5% --instance {instance}")
+    assert "give a version, or one of --pause" in error("%serve ramp {two} 1 --pause --instance {instance}")
     assert "'1:90' is not NAME=VALUE, such as 2=10" in error("%serve traffic {two} 1:90 --instance {instance}")
     assert "'much' is not a number" in error("%serve traffic {two} 1=much --instance {instance}")
     assert "give weights or --off, not both" in error("%serve traffic {two} 1=1 --off --instance {instance}")

@@ -231,7 +231,7 @@ def test_mirrored_requests_are_compared(arms: sw.ServedModel) -> None:
         wait_until(lambda: len(arms.mirrored()) == 10, what="ten pairs")
         result = sw.compare_mirrored(arms)
     finally:
-        arms.mirror(None)
+        arms.mirror(stop=True)
     assert result.a == "arms@1"
     assert result.b == "arms@2"
     heads = {head.name: head for head in result.heads}

@@ -71,7 +71,7 @@ def compare_mirrored(
     same = frame[(frame["shadow"] == shadow) & (frame["primary"] == primary)]
     chosen = signature or str(same["signature"].mode().iloc[0])
     same = same[same["signature"] == chosen]
-    good = same[same["error"].isna()]
+    good = same[same["error"].isna()].sort_values("time", kind="stable")  # pairs are numbered as shadows answer
     if not len(good):
         raise WorkbenchError(f"Version {shadow} failed in all {len(same)} mirrored requests: {same['error'].iloc[0]}")
     seed = int(options.pop("seed", 0))
