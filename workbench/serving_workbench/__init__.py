@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from serving_workbench.comparison.mirrored import compare_mirrored
     from serving_workbench.comparison.result import CompareResult
     from serving_workbench.comparison.switchback import switchback
+    from serving_workbench.comparison.tab.entry import ab
     from serving_workbench.deploy import serve
     from serving_workbench.errors import (
         CommandLineError,
@@ -91,6 +92,7 @@ __all__ = [
     "WorkbenchError",
     "WorkbenchWarning",
     "aa",
+    "ab",
     "clean",
     "compare",
     "compare_live",
@@ -124,6 +126,7 @@ _HOME = {
     "serve": "deploy",
     "CompareResult": "comparison.result",
     "aa": "comparison.checking",
+    "ab": "comparison.tab.entry",
     "compare": "comparison.entry",
     "compare_live": "comparison.live",
     "switchback": "comparison.switchback",

@@ -29,6 +29,7 @@ _EXAMPLES: Final = """\
     %ab digits 1 2 --live --for 5min
                                     half of the live requests to each, looked at all the time, until it is sure
     %ab digits 1 2 --switchback     all live requests to one version and the other in turns: what each can do alone
+    %ab digits                      the tab: split, ramp and mirror by hand, compared while requests come
     %ab digits --aa --data X_test   version against itself: how often would a difference be claimed here, now?
     result = %ab digits 1 2 --data X_test --labels y_test
     result.disagreements()          the rows where they differ, with inputs and both answers
@@ -84,6 +85,8 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         )
     if arguments.live or arguments.switchback:
         return _finish(_live(model, arguments, place), arguments, place)
+    if arguments.data is None and place.in_notebook and not arguments.aa:
+        return _tab(model, arguments, spelled)
     if arguments.data is None:
         raise CommandLineError(f"{spelled} needs rows: --data X_test. (--mirrored needs none.)")
     data = _data(arguments, place)
@@ -122,6 +125,20 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         **options,
     )
     return _finish(result, arguments, place)
+
+
+def _tab(model: sw.ServedModel, arguments: argparse.Namespace, spelled: str) -> Any:
+    given = [
+        name
+        for name in ("labels", "metric", "slices", "output", "signature", "rate", "report", "save", "seconds")
+        if getattr(arguments, name) is not None
+    ]
+    if given or arguments.no_latency:
+        name = {"seconds": "for"}.get(given[0], given[0]) if given else "no-latency"
+        raise CommandLineError(f"{spelled} --{name} needs rows: --data X_test. Without both, the tab opens.")
+    if len(arguments.arms) > 2 or not all(each.isdigit() for each in arguments.arms):
+        raise CommandLineError(f"{spelled}: arms that are not versions need rows: --data X_test.")
+    return sw.ab(model, *map(int, arguments.arms), margins=arguments.margin)
 
 
 def _live(model: sw.ServedModel, arguments: argparse.Namespace, place: Place) -> sw.CompareResult:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from serving_workbench.comparison.result import CompareResult
 
-__all__ = ["BLUE", "ORANGE", "RED", "draw", "forest", "heads", "latencies"]
+__all__ = ["BLUE", "ORANGE", "RED", "draw", "drawable", "forest", "heads", "latencies"]
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#E69F00"
@@ -46,7 +46,7 @@ def draw(result: CompareResult) -> Figure:
     shown = [head for head in different if head.per_row or head.confusion][:_PANELS]
     timed = len(result.latency.a) > 1 and len(result.latency.b) > 1
     rows = 1 + timed + math.ceil(len(shown) / 2)
-    metrics = _drawable(result)
+    metrics = drawable(result)
     heights = [max(1.6, 0.5 + 0.42 * len(metrics)), *([2.6] if timed else []), *([2.6] * math.ceil(len(shown) / 2))]
     figure = Figure(figsize=(9, sum(heights) + 0.3), layout="constrained")
     grid = figure.add_gridspec(rows, 2, height_ratios=heights)
@@ -60,7 +60,8 @@ def draw(result: CompareResult) -> Figure:
     return figure
 
 
-def _drawable(result: CompareResult) -> list[Metric]:
+def drawable(result: CompareResult) -> list[Metric]:
+    """Return what the forest plot shows: the metrics and drifts with a number."""
     drifts = [head.drift for head in result.heads if head.drift is not None]
     return [each for each in [*result.metrics, *drifts] if math.isfinite(each.difference.value)]
 

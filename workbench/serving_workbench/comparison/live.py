@@ -22,7 +22,7 @@ from serving_workbench.tuning.stepping import Steps
 if TYPE_CHECKING:
     from serving_workbench.control import ControlClient
 
-__all__ = ["ArmCounts", "LiveReader", "compare_live"]
+__all__ = ["ERRORS", "MISSES", "RUN_TIME", "ArmCounts", "LiveReader", "compare_live"]
 
 RUN_TIME: Final = "run time"
 ERRORS: Final = "error rate"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from serving_workbench.comparison.result import CompareResult
 
-__all__ = ["differing_rows", "disagreements"]
+__all__ = ["Place", "differing_rows", "disagreements", "places", "record"]
 
 #: Elements of an input or output that are shown as they are; more are shown as an array.
 _FEW: Final = 12
@@ -33,38 +33,54 @@ def differing_rows(result: CompareResult, output: str | None = None) -> list[int
     return sorted({row for head in result.heads for row in head.differing})
 
 
+#: A row that is worth a look: ``("differs", position among the answered)`` or ``("failed", number of the row)``.
+Place = tuple[str, int]
+
+
+def places(result: CompareResult, output: str | None = None) -> list[Place]:
+    """Return the rows that differ in an output, or in any and those that an arm failed in.
+
+    Raises
+    ------
+    KeyError
+        There is no such output.
+    """
+    rows = result.rows
+    failed = sorted(rows.failed_a.keys() | rows.failed_b.keys()) if rows is not None and output is None else []
+    return [("differs", each) for each in differing_rows(result, output)] + [("failed", each) for each in failed]
+
+
+def record(result: CompareResult, place: Place, output: str | None = None) -> tuple[Any, dict[str, Any]]:
+    """Return what a row is called, and its inputs, both answers and label, by columns of `disagreements`."""
+    rows = result.rows
+    assert rows is not None
+    kind, position = place
+    row = int(rows.answered[position]) if kind == "differs" else position
+    batched = all(len(array) == len(rows.ids) for array in rows.inputs.values())
+    found: dict[str, Any] = {
+        f"input.{name}": _value(array[row] if batched else array) for name, array in rows.inputs.items()
+    }
+    if kind == "differs":
+        for name in [output] if output is not None else list(rows.a):
+            found[f"A.{name}"] = _answer(result, name, rows.a, position)
+            found[f"B.{name}"] = _answer(result, name, rows.b, position)
+    else:
+        said = [f"{arm}: {words[row]}" for arm, words in (("A", rows.failed_a), ("B", rows.failed_b)) if row in words]
+        found["error"] = "; ".join(said)
+    if rows.labels is not None:
+        found["label"] = _value(rows.labels[row])
+    return rows.ids[row], found
+
+
 def disagreements(result: CompareResult, output: str | None, n: int | None) -> pd.DataFrame:
     """See `CompareResult.disagreements`."""
     import pandas as pd  # only for those who ask
 
-    rows = result.rows
-    positions = differing_rows(result, output)
-    if rows is None:
-        return pd.DataFrame(index=pd.Index(positions, name="row"))
-    found: list[dict[str, Any]] = []
-    index: list[Any] = []
-    batched = all(len(array) == len(rows.ids) for array in rows.inputs.values())
-    failed = sorted(rows.failed_a.keys() | rows.failed_b.keys()) if output is None else []
-    chosen = [("differs", each) for each in positions] + [("failed", each) for each in failed]
-    for kind, place in chosen if n is None else chosen[:n]:
-        row = int(rows.answered[place]) if kind == "differs" else place
-        record: dict[str, Any] = {
-            f"input.{name}": _value(array[row] if batched else array) for name, array in rows.inputs.items()
-        }
-        if kind == "differs":
-            for name in [output] if output is not None else list(rows.a):
-                record[f"A.{name}"] = _answer(result, name, rows.a, place)
-                record[f"B.{name}"] = _answer(result, name, rows.b, place)
-        else:
-            said = [
-                f"{arm}: {words[row]}" for arm, words in (("A", rows.failed_a), ("B", rows.failed_b)) if row in words
-            ]
-            record["error"] = "; ".join(said)
-        if rows.labels is not None:
-            record["label"] = _value(rows.labels[row])
-        found.append(record)
-        index.append(rows.ids[row])
-    return pd.DataFrame(found, index=pd.Index(index, name="row"))
+    if result.rows is None:
+        return pd.DataFrame(index=pd.Index(differing_rows(result, output), name="row"))
+    chosen = places(result, output)
+    found = [record(result, place, output) for place in (chosen if n is None else chosen[:n])]
+    return pd.DataFrame([cells for _, cells in found], index=pd.Index([name for name, _ in found], name="row"))
 
 
 def _answer(result: CompareResult, name: str, outputs: dict[str, Any], place: int) -> Any:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from serving_workbench.comparison.tab.finished import ResultTab
+
 __all__ = ["CompareResult", "Evidence", "Rows"]
 
 Floats = NDArray[np.float64]
@@ -270,6 +272,12 @@ class CompareResult:
         from serving_workbench.comparison.figures import draw  # matplotlib takes half a second
 
         return draw(self)
+
+    def tab(self) -> ResultTab:
+        """Return it as widgets to look through, with the rows that differ one by one; for a notebook's cell."""
+        from serving_workbench.comparison.tab.finished import ResultTab  # ipywidgets, only for those who look
+
+        return ResultTab(self)
 
     def report(self, path: str | Path) -> Path:
         """Write one self-contained HTML file: verdict, pictures, tables, rows that differ, methods.

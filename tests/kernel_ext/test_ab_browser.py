@@ -1,0 +1,100 @@
+"""The A/B tab in JupyterLab in a real browser: a split is started and moved, the server's weights and the chart change.
+
+`SERVING_SCREENSHOTS=<folder>` keeps pictures, to be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import ActionChains, Keys
+
+import serving_workbench as sw
+from tests import leaks
+from tests.browser import Browser, JupyterLab, Notebook
+from tests.kernel_ext.extension import believed
+from tests.kernel_ext.test_tuning_browser import slider
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+LOAD = """
+import threading
+import numpy as np
+stop = threading.Event()
+def ask(x=np.arange(4, dtype=np.float32)):
+    while not stop.wait(0.003):
+        served.predict(x)
+clients = [threading.Thread(target=ask) for _ in range(3)]
+for client in clients: client.start()
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    with JupyterLab(tmp_path_factory.mktemp("l")) as server:
+        leaks.allow(server.pid)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def page(lab: JupyterLab, browser: Browser, models_dir: Path) -> Notebook:
+    found = lab.open(browser, "ab.ipynb")
+    found.run("%load_ext serving_workbench")
+    for version in (1, 5):
+        found.run(f"served = %serve {models_dir / 'arms' / str(version)} --name digits --no-progress")
+    found.run("_ = served.rollback()")
+    found.run(f"exec({LOAD!r})")  # in one line: the editor would indent more of them
+    return found
+
+
+def weights(lab: JupyterLab) -> Any:
+    model = sw.Server(believed(lab, "default")).control.model("digits")
+    return (model["traffic"] or {}).get("weights")
+
+
+def drawn(page: Notebook, what: str) -> float:
+    script = f"return [...document.querySelectorAll('[data-{what}]')].pop()?.dataset.{what} || 0"
+    return float(page.driver.execute_script(script))
+
+
+def test_a_split_is_started_and_moved_and_the_chart_goes_on(lab: JupyterLab, page: Notebook) -> None:
+    page.run("tab = %ab digits")
+    page.run("tab")
+    page.wait('svg[aria-label^="Confidence sequence"]', "the chart")
+    page.wait_text("No requests are split")
+    page.click("Start split")
+    wait_until(lambda: weights(lab) == {"1": 50, "2": 50}, 60, lambda: f"{weights(lab)} {page.text()[-1500:]}")
+    wait_until(lambda: drawn(page, "points") >= 3, 60, lambda: page.text()[-1500:])
+    ActionChains(page.driver).click(slider(page, "B's percent")).send_keys(Keys.ARROW_LEFT * 3).perform()
+    wait_until(lambda: (weights(lab) or {}).get("2") == 47, 20, lambda: f"{weights(lab)} {page.text()[-1500:]}")
+    before = drawn(page, "requests")
+    wait_until(lambda: drawn(page, "requests") > before, 30, "the chart goes on")
+    page.wait_text("REJECT", 60)
+    page.wait_text("Run time is worse than allowed")
+    wait_until(lambda: "worse, after" in page.text(), 30, lambda: page.text()[-2000:])
+    wait_until(lambda: drawn(page, "points") >= 20, 60, "a longer sequence")
+    page.screenshot("ab-tab", ".jp-Notebook .jp-OutputArea-output")
+    page.click("Stop split")
+    wait_until(lambda: weights(lab) is None, 20, lambda: str(weights(lab)))
+    page.click("A/A check")
+    page.wait_text("A/A check needs rows to send")
+    assert page.browser.console() == []
+
+
+def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:
+    page.clear_outputs()
+    page.run("tab.close(); stop.set(); [client.join(10) for client in clients]")
+    page.run("pictures = np.arange(6, dtype=np.float32)")
+    page.run("r = %ab digits 1 2 --data pictures --no-progress")
+    page.run("r.tab()")
+    page.wait_text("Rows that differ")
+    page.press(
+        lambda: next(each for each in page.find(".lm-TabBar-tab") if each.text == "Rows that differ"), "the page"
+    )
+    page.wait_text("The arms agree in all rows.")
+    page.screenshot("ab-finished", ".jp-Notebook .jp-OutputArea-output")
+    page.run("%serve stop digits")
