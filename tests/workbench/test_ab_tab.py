@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import serving_workbench as sw
+from serving_workbench.commands.comparing import AB
 from serving_workbench.comparison.evidence import Check, Estimate, Head, Metric
 from serving_workbench.comparison.margins import Margins
 from serving_workbench.comparison.result import CompareResult, Rows
@@ -207,6 +209,29 @@ def test_without_rows_it_says_what_it_needs(arms: sw.ServedModel) -> None:
 def test_what_is_wrong_is_named(arms: sw.ServedModel, options: dict[str, Any], words: str) -> None:
     with pytest.raises(sw.WorkbenchError, match=words):
         sw.ab(arms, **options)
+
+
+def test_the_magic_opens_it_without_rows_and_refuses_what_needs_them(arms: sw.ServedModel) -> None:
+    place: Any = SimpleNamespace(in_notebook=True, spelled=lambda command: f"%{command}")
+    parser = AB.parser("%ab", in_notebook=True)
+
+    def run(*words: str) -> Any:
+        return AB.run(parser.read(["arms", *words, "--instance", "arms"], str), place)
+
+    tab = run("1", "3", "--margin", "run time=20%")
+    try:
+        assert isinstance(tab, ABTab)
+        assert tab.controls.arms == (1, 3)
+    finally:
+        tab.close()
+    for words, problem in (
+        (("--labels", "y"), "--labels needs rows: --data X_test"),
+        (("--for", "5s"), "--for needs rows"),
+        (("1", "canary"), "arms that are not versions need rows"),
+        (("--aa",), "needs rows: --data X_test"),
+    ):
+        with pytest.raises(sw.CommandLineError, match=problem):
+            run(*words)
 
 
 # -- without a server --------------------------------------------------------------------------------------------------
