@@ -98,6 +98,12 @@ def test_unknown_is_neither_better_nor_worse() -> None:
     assert found.kind == "INCONCLUSIVE"
     assert "not known well enough" in found.reasons[0]
     assert more_needed(unknown) is None
+    nothing = Metric("error rate", math.nan, math.nan, Estimate(math.nan, -1, 1, 0, "exact"), margin=0.01, unit="%")
+    assert decide([nothing]).reasons == ("Error rate is not known well enough: exact (n = 0; margin 1 %).",)
+
+
+def test_large_ratios_are_written_out() -> None:
+    assert "B against A +3,950 % [+3,930, +3,970] %" in decide([latency(39.5, 0.2)]).reasons[0]
 
 
 def test_many_guardrails_are_corrected_and_one_primary_is_not() -> None:

@@ -150,7 +150,9 @@ def difference_text(metric: Metric) -> str:
 
 
 def _percent(value: float) -> str:
-    return "?" if not math.isfinite(value) else f"{100 * value:+.3g}"
+    if not math.isfinite(value):
+        return "?"
+    return f"{100 * value:+.3g}" if abs(value) < 10 else f"{100 * value:+,.0f}"
 
 
 def _signed(value: float) -> str:
@@ -170,7 +172,7 @@ def _sentence(metric: Metric, found: str) -> str:
         basis += f"; {metric.test}: p {metric.p_value:.2g}"
     what = f"{metric.name[:1].upper()}{metric.name[1:]}"
     moved = f"B less A {difference_text(metric)}" if not metric.relative else f"B against A {difference_text(metric)}"
-    if not estimate.known:
+    if not estimate.known or math.isnan(estimate.value):
         return f"{what} is not known well enough: {estimate.method} (n = {estimate.n:,}; {allowed})."
     if found == "worse":
         return f"{what} is worse than allowed{levels}: {moved}, {allowed} ({basis})."
