@@ -61,6 +61,12 @@ def test_a_split_that_is_there_is_looked_at_and_left(arms: sw.ServedModel) -> No
     with Load(arms):
         result = sw.compare_live(arms, 1, 2, seconds=1.5, stop_early=False, progress=False)
     assert arms.describe()["traffic"]["weights"] == {"1": 80.0, "2": 20.0}
+    assert result.metric("run time").role == "shown"  # the smaller share is slower by itself
+    assert "The shares are unequal" in " ".join(check.text for check in result.checks)
+    with pytest.raises(sw.WorkbenchError, match="split already"):
+        sw.compare_live(arms, 1, 2, weights={1: 1, 2: 1}, progress=False)
+    with pytest.raises(sw.WorkbenchError, match="slo_ms= and key="):
+        sw.compare_live(arms, 1, 2, slo_ms=5, progress=False)
     share = result.sequence["share"][-1]
     assert 0.1 < share < 0.3
     with pytest.raises(sw.WorkbenchError, match="Version 3 has no part"):
@@ -133,9 +139,10 @@ def test_what_users_say_decides_when_they_say_it(arms: sw.ServedModel) -> None:
     assert result.verdict == "REJECT"
 
 
+@pytest.mark.slow
 def test_versions_take_turns_and_the_slow_one_is_told(arms: sw.ServedModel) -> None:
     result = sw.switchback(
-        arms, 1, 5, blocks=20, seconds=0.2, rate=300, data=np.arange(50, dtype=np.float32), progress=False
+        arms, 1, 5, blocks=20, seconds=0.5, rate=80, data=np.arange(50, dtype=np.float32), progress=False
     )
     assert result.metric("latency").difference.n == 20
     assert result.metric("latency").difference.low > 0.1
@@ -172,6 +179,7 @@ def test_the_command_does_the_same(arms: sw.ServedModel) -> None:
     [
         ("compare_live", {"b": 1}, "given twice"),
         ("compare_live", {"b": 2, "margins": {"accuracy": 1}}, "no such metric"),
+        ("compare_live", {"b": 3, "weights": {1: 50, 2: 50}}, "Version 3 has no part"),
         ("switchback", {"b": 1}, "given twice"),
         ("switchback", {"b": 2, "blocks": 3}, "20 to 200"),
         ("switchback", {"b": 2, "seconds": 0}, "length of a block"),

@@ -16,6 +16,7 @@ from serving_workbench.comparison.intervals import (
     paired_bca,
     paired_bca_of_means,
     paired_mean,
+    paired_shares,
     proportion,
     quantile_differences,
 )
@@ -57,6 +58,8 @@ def test_rows_that_all_agree_do_not_prove_that_all_rows_ever_will() -> None:
     assert nothing.high == pytest.approx(1 - 0.025 ** (1 / 299), abs=1e-9)  # Clopper and Pearson for 0 of n
     constant = paired_bca_of_means(np.full(50, -2.0))
     assert (constant.low, constant.high) == (-2.0, -2.0)
+    few = paired_bca_of_means([1.0] * 19)
+    assert (few.known, "too few" in few.method) == (False, True)
     alone = paired_bca_of_means([1.0])
     assert not alone.known
     with pytest.raises(ValueError, match="no rows"):
@@ -185,6 +188,20 @@ def test_drift_of_classes_is_jensen_shannons() -> None:
     moved = class_drift("label", [1, 2, 3, 1], [3, 1, 1, 2])
     assert moved is not None
     assert moved.difference.value == 0  # which rows got them is not what drift is about
+
+
+def test_shares_of_few_differing_rows_are_not_too_sure() -> None:
+    draw = np.random.default_rng(31)
+    missed = 0
+    for number in range(300):
+        cells = draw.choice(3, 100, p=[0.02, 0.01, 0.97])  # right in A only, in B only, in both
+        difference = np.where(cells == 0, -1.0, np.where(cells == 1, 1.0, 0.0))
+        found = paired_bca_of_means(difference, resamples=300, seed=number)
+        wide = paired_shares(int((cells == 0).sum()), int((cells == 1).sum()), found)
+        assert wide.low <= found.low
+        assert wide.high >= found.high
+        missed += not wide.low <= -0.01 <= wide.high
+    assert missed <= 24  # 5 % of 300, within what chance allows
 
 
 class TestQuality:

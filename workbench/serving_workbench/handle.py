@@ -360,7 +360,8 @@ class ServedModel:
             That the version has to answer in each step, at least.
         guardrails : dict of str to float, optional
             ``errors``: by how much larger the share of failed requests may be (0.01); ``run_time``: by how much longer
-            it may run in the graph, relative (0.2); ``slo_misses``: by how much larger the share of answers beyond
+            it may run in the graph, relative (1: twice as long; small shares run slower by
+            themselves, as caches are cold); ``slo_misses``: by how much larger the share of answers beyond
             `slo_ms` may be. None as a value looks away.
         slo_ms : float, optional
             Objective in milliseconds.

@@ -348,11 +348,13 @@ class Scheduler:
             batch.reason, len(batch.tasks), batch.assembly_ns, came - batch.sent_ns, answer.run_ns
         )
         answered = []
+        run_ns = answer.run_ns  # of one measurement, however many requests were in it: it counts once
         for task, part in zip(batch.tasks, parts, strict=True):
             if task.finish(part, None) and task.whole is None:
                 answered.append(task)
                 if task.outcomes is not None:
-                    task.outcomes.succeeded(task.arrived, answer.run_ns)
+                    task.outcomes.succeeded(task.arrived, run_ns)
+                    run_ns = 0
         self._statistics.succeeded(answered)
         self._pending -= len(batch.tasks)
         self._check_idle()

@@ -35,7 +35,8 @@ class Outcomes:
     misses : int
         Answered later than the objective.
     runs : int
-        Those whose time in the graph is known: all but requests that were cut into several batches.
+        Batches whose time in the graph is known. Requests that ran together have one time, so they are one observation:
+        taken as independent, they would be sure of differences that are not there.
     log_run, log_run_squared : float
         Sums of the logarithm of seconds in the graph, and of its square.
     log_total, log_total_squared : float
@@ -80,7 +81,7 @@ class Outcomes:
         arrived : float
             When it came, by `time.perf_counter`.
         run_ns : int
-            Nanoseconds in the graph; 0: not known.
+            Nanoseconds in the graph; 0: not known, or counted with another request of the same batch.
         """
         aside = self._aside
         aside.append(perf_counter() - arrived)

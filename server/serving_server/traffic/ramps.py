@@ -124,6 +124,9 @@ class Ramps:
             else:
                 self._ramps[model] = before
             raise
+        if ramp.state in _OVER:  # aborted while its first step was prepared
+            self._splits.end(model, "the ramp was aborted")
+            raise FailedPreconditionError(f"the ramp of model {model} was taken back while it began")
         ramp.began = ramp.step_began = time.time()
         self._journal.add(model, ramp.number, "begun", plan=plan.to_json())
         self._note_step(ramp)
@@ -248,8 +251,8 @@ class Ramps:
         elif plan.finish == "hold":
             self._close(ramp, "finished", f"version {plan.candidate} keeps {plan.steps[-1]:g} % of the requests")
         else:
-            self._close(ramp, "finished", f"version {plan.candidate} answers all requests")
             self._manager.set_policy(ramp.model, Specific([plan.candidate]))
+            self._close(ramp, "finished", f"version {plan.candidate} answers all requests")
 
     def _note_step(self, ramp: _Ramp) -> None:
         self._journal.add(

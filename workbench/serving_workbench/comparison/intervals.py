@@ -25,6 +25,7 @@ __all__ = [
     "paired_bca",
     "paired_bca_of_means",
     "paired_mean",
+    "paired_shares",
     "proportion",
     "quantile_differences",
 ]
@@ -33,6 +34,8 @@ Floats = NDArray[np.float64]
 
 RESAMPLES: Final = 5000
 CONFIDENCE: Final = 0.95
+#: Rows below which no interval is given: resamples of a few rows say nothing of the rows that were not seen.
+MIN_ROWS: Final = 20
 #: Seconds that the bootstrap of a metric which is called anew for every resample may take.
 _BUDGET: Final = 6.0
 #: Numbers that one step of a bootstrap draws at most: 64 MiB of indices.
@@ -57,8 +60,9 @@ def paired_bca_of_means(
     """
     given = _rows(differences)
     value = float(given.mean())
-    if len(given) < 2:
-        return Estimate(value, -math.inf, math.inf, len(given), "one row: no interval", confidence)
+    if len(given) < MIN_ROWS:
+        method = f"{len(given)} rows: too few for an interval, which needs {MIN_ROWS}"
+        return Estimate(value, -math.inf, math.inf, len(given), method, confidence)
     if np.all(given == given[0]):
         if value == 0:
             seen = proportion(0, len(given), confidence)
@@ -145,6 +149,35 @@ def paired_bca(
         low, high = (float(each) for each in np.quantile(finite, (tail, 1 - tail)))
         method = f"paired percentile bootstrap, {made} resamples"
     return Estimate(value, low, high, count, method, confidence)
+
+
+def paired_shares(only_a: int, only_b: int, found: Estimate) -> Estimate:
+    """Return an interval of the difference of two paired shares that holds where few rows differ, too.
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Rows that only A, and only B, got right.
+    found : Estimate
+        B's share less A's, with another interval.
+
+    Notes
+    -----
+    On each side the wider one of the given interval and that of Bonett and Price (2012): Wald's, with a row added to
+    both kinds of rows that differ. A bootstrap of a handful of such rows is too narrow.
+    """
+    if not found.known or found.n == 0:
+        return found
+    from statistics import NormalDist
+
+    first, second = (only_a + 1) / (found.n + 2), (only_b + 1) / (found.n + 2)
+    middle = second - first
+    half = NormalDist().inv_cdf(0.5 + found.confidence / 2) * math.sqrt((first + second - middle**2) / (found.n + 2))
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    if low >= found.low and high <= found.high:
+        return found
+    method = f"{found.method}, widened by Bonett and Price's"
+    return Estimate(found.value, min(low, found.low), max(high, found.high), found.n, method, found.confidence)
 
 
 class PairedMean(NamedTuple):

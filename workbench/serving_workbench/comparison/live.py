@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from serving_server.sequential import MIN_REQUESTS, Sums, difference_of_means, difference_of_shares
-from serving_workbench.comparison.evidence import Check, Estimate, Metric
+from serving_workbench.comparison.evidence import Check, Estimate, Metric, Role
 from serving_workbench.comparison.margins import Margins
 from serving_workbench.comparison.result import CompareResult
 from serving_workbench.comparison.sample_ratio import sample_ratio
@@ -32,6 +32,10 @@ FEEDBACK: Final = "feedback"
 
 _SEQUENCE: Final = "confidence sequence"
 _EXACT: Final = "exact confidence sequence (beta-binomial mixture)"
+UNEQUAL: Final = (
+    "The shares are unequal: a version with few requests runs slower by itself, as its caches are colder, so run time "
+    "decides nothing. Give both the same weight, or use sw.switchback."
+)
 #: How often the server is asked. Seconds.
 _LOOK: Final = 0.5
 #: Points of the sequence that are kept; beyond, every other one is dropped.
@@ -120,7 +124,9 @@ class LiveReader:
         metrics = self._margins.applied(self._metrics(*counts))
         self._note(metrics, counts)
         ended = traffic["ended"]
-        checks = [_ratio(self._a, self._b, *counts)]
+        checks = [_ratio(self._a, self._b, *counts, keyed=bool(traffic["key"]))]
+        if not _alike(*counts):
+            checks.append(Check("shares", False, UNEQUAL, fatal=False))
         if ended and not traffic["weights"]:
             checks.append(Check("split", True, f"The split has ended: {ended['reason']}.", fatal=False))
         if traffic["unrouted"]:
@@ -144,7 +150,8 @@ class LiveReader:
         found = []
         if self._feedback is not None:
             found.append(self._feedback_metric(self._feedback()))
-        found.append(_relative(RUN_TIME, a.run, b.run, "guardrail" if found else "primary"))
+        role: Role = "guardrail" if found else "primary"
+        found.append(_relative(RUN_TIME, a.run, b.run, role if _alike(a, b) else "shown"))
         found.append(_share(ERRORS, a.errors, a.requests, b.errors, b.requests))
         if self._objective:
             found.append(_share(MISSES, a.misses, a.answered, b.misses, b.answered))
@@ -172,8 +179,7 @@ class LiveReader:
         return Metric(FEEDBACK, first.mean, second.mean, estimate, role="primary")
 
     def _note(self, metrics: list[Metric], counts: list[ArmCounts]) -> None:
-        primary = next((each for each in metrics if each.role == "primary"), metrics[0])
-        found = primary.difference
+        found = metrics[0].difference  # feedback or run time, also while it decides nothing
         given = counts[0].given + counts[1].given
         row = (
             time.time() - self._began,
@@ -237,16 +243,28 @@ def _share(name: str, events_a: int, of_a: int, events_b: int, of_b: int) -> Met
     value, low, high = difference_of_shares(events_a, of_a, events_b, of_b)
     level_a, level_b = (events / of if of else math.nan for events, of in ((events_a, of_a), (events_b, of_b)))
     return Metric(
-        name, level_a, level_b, Estimate(value, low, high, of_a + of_b, _EXACT), higher_is_better=False, unit="%"
+        name,
+        level_a,
+        level_b,
+        Estimate(value, low, high, of_a + of_b, _EXACT),
+        higher_is_better=False,
+        unit="%",
     )
 
 
-def _ratio(a: int, b: int, first: ArmCounts, second: ArmCounts) -> Check:
+def _alike(a: ArmCounts, b: ArmCounts) -> bool:
+    """Whether both arms were given about as many requests."""
+    return 0.8 * max(a.expected, b.expected) <= min(a.expected, b.expected)
+
+
+def _ratio(a: int, b: int, first: ArmCounts, second: ArmCounts, *, keyed: bool) -> Check:
     names = (f"version {a}", f"version {b}")
-    return sample_ratio(
-        dict(zip(names, (first.given, second.given), strict=True)),
-        dict(zip(names, (first.expected, second.expected), strict=True)),
-    )
+    given = dict(zip(names, (first.given, second.given), strict=True))
+    if keyed:
+        # What was assigned are keys, of which some send many requests: these are not independent.
+        counts = ", ".join(f"{name} {count:,}" for name, count in given.items())
+        return Check("sample ratio", True, f"Not judged, as keys were assigned, not requests ({counts}).", fatal=False)
+    return sample_ratio(given, dict(zip(names, (first.expected, second.expected), strict=True)))
 
 
 def _point_of(model: str, key: str) -> int:
@@ -327,6 +345,22 @@ def compare_live(
     control = found.server.control
     traffic = control.traffic(found.name)
     ours = weights is not None or not traffic["weights"]
+    if ours and traffic["weights"]:
+        raise WorkbenchError(
+            f"Requests of '{found.name}' are split already ({', '.join(traffic['weights'])}).",
+            hint=f"Leave weights= out to look at that split, or end it first: {found.name}.traffic({{}}).",
+        )
+    if not ours and (slo_ms is not None or key is not None):
+        raise WorkbenchError(
+            f"Requests of '{found.name}' are split already: slo_ms= and key= go with a split that is set here.",
+            hint=f"End it first: {found.name}.traffic({{}}).",
+        )
+    parts = {str(version) for version in (weights if weights is not None else traffic["weights"] or (a, b))}
+    for version in (a, b):
+        if str(version) not in parts:
+            raise WorkbenchError(
+                f"Version {version} has no part in the split of '{found.name}' ({', '.join(sorted(parts))})."
+            )
     since = 0.0
     if ours:
         since = time.time()
@@ -338,17 +372,16 @@ def compare_live(
         traffic = control.put_traffic(found.name, plain, seconds=60.0, **options)
     else:
         since = traffic["since"] or 0.0
-    for version in (a, b):
-        if str(version) not in (traffic["weights"] or {}):
-            split = ", ".join(traffic["weights"] or ())
-            raise WorkbenchError(f"Version {version} has no part in the split of '{found.name}' ({split}).")
-    reader = LiveReader(
-        control, found.name, a, b, since=since, margins=wanted, objective=slo_ms is not None, feedback=feedback
+    objective = any(
+        outcome["objective_s"] is not None
+        for period in traffic["periods"][-1:]
+        for outcome in period["outcomes"].values()
     )
+    reader = LiveReader(control, found.name, a, b, since=since, margins=wanted, objective=objective, feedback=feedback)
     steps = Steps("live", seconds, enabled=progress)
     began = time.monotonic()
-    result = reader.read()
     try:
+        result = reader.read()
         while time.monotonic() - began < seconds:
             time.sleep(min(_LOOK, max(0.0, seconds - (time.monotonic() - began))))
             result = reader.read()

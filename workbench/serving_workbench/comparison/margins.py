@@ -20,7 +20,7 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
         "accuracy": 0.01,
         "top5": 0.01,
         "rows that differ": 0.01,
-        "failed rows": 0.0,
+        "failed rows": 0.01,
         "latency": 0.10,
         "run time": 0.10,
         "error rate": 0.01,

@@ -82,7 +82,6 @@ def compare_mirrored(
     ratio = paired_rows(a_ms, b_ms)
     metrics = [
         rows_that_differ(heads, len(rows_of), primary=True),
-        Metric(FAILED, 0.0, failed / len(same), proportion(failed, len(same)), higher_is_better=False, unit="%"),
         Metric(
             RUN_TIME,
             float(np.median(a_ms)),
@@ -94,6 +93,9 @@ def compare_mirrored(
             unit="ms",
         ),
     ]
+    if failed:
+        share = proportion(failed, len(same))
+        metrics.append(Metric(FAILED, 0.0, share.value, share, higher_is_better=False, unit="%"))
     wanted.check([DIFFER, FAILED, RUN_TIME])
     shown = wanted.applied(metrics)
     return CompareResult(

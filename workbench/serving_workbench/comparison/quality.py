@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving_workbench.comparison.evidence import Metric
-from serving_workbench.comparison.intervals import mcnemar, paired_bca, paired_bca_of_means, paired_mean
+from serving_workbench.comparison.intervals import mcnemar, paired_bca, paired_bca_of_means, paired_mean, paired_shares
 from serving_workbench.errors import WorkbenchError
 
 __all__ = ["NAMES", "PER_ROW", "Scorer", "classes_of", "quality", "scorer"]
@@ -208,6 +208,7 @@ def quality(
     difference = paired_bca_of_means(second - first, seed=seed, resamples=resamples)
     if set(np.unique(first)) | set(np.unique(second)) <= {0.0, 1.0}:
         only_a, only_b = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
+        difference = paired_shares(only_a, only_b, difference)
         p_value = mcnemar(only_a, only_b)
         test = f"McNemar's exact test, {only_a} rows right in A only and {only_b} in B only"
     else:

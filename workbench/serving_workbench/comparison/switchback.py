@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from serving_workbench.comparison.evidence import Check, Metric, Role
-from serving_workbench.comparison.intervals import paired_mean
+from serving_server.sequential import difference_of_shares
+from serving_workbench.comparison.evidence import Check, Estimate, Metric, Role
 from serving_workbench.comparison.latency import MIN_BLOCKS, block_pairs
 from serving_workbench.comparison.margins import Margins
 from serving_workbench.comparison.result import CompareResult
@@ -176,12 +176,12 @@ def _judged(
             )
         )
     if pairs:
-        first, second = (
-            np.array([sum(each[version]["errors"].values()) / _requests(each[version]) for each in pairs])
-            for version in (a, b)
+        errors, asked = (
+            [sum(int(count(each[version])) for each in pairs) for version in (a, b)] for count in (_errors, _requests)
         )
-        difference = paired_mean(second - first).estimate
-        mean_a, mean_b = float(first.mean()), float(second.mean())
+        value, low, high = difference_of_shares(errors[0], asked[0], errors[1], asked[1])
+        difference = Estimate(value, low, high, sum(asked), "exact intervals of both shares")
+        mean_a, mean_b = errors[0] / asked[0], errors[1] / asked[1]
         metrics.append(Metric(ERRORS, mean_a, mean_b, difference, higher_is_better=False, unit="%"))
     few = len(whole) - len(pairs)
     text = f"{len(pairs)} of {len(turns) // 2} pairs of blocks had at least {_LEAST} requests in both blocks."
@@ -198,6 +198,10 @@ def _judged(
         checks=[Check("blocks", not few, text, fatal=few > len(whole) / 2)],
         margins=margins,
     )
+
+
+def _errors(outcome: Mapping[str, Any]) -> int:
+    return int(sum(outcome["errors"].values()))
 
 
 def _requests(outcome: Mapping[str, Any]) -> int:

@@ -42,7 +42,8 @@ def sequence_data(result: CompareResult) -> dict[str, Any]:
     shares are in percent. ``range`` is what is shown of the values, ``crossed`` where the interval first lay on one
     side of the margin.
     """
-    sequence, metric = result.sequence, result.primary
+    # The sequence is of the first metric, also while that decides nothing.
+    sequence, metric = result.sequence, next(iter(result.metrics), None)
     if metric is None or not sequence.get("n"):
         return EMPTY
     percent = metric.relative or metric.unit == "%"
