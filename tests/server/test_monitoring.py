@@ -98,6 +98,10 @@ def test_requests_that_end_without_an_answer(grpc_server: SharedServer, models_d
             grpc_server.predict(name, inputs, timeout=0.7)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: count("DEADLINE_EXCEEDED") == 1, what="the expired request to be counted")
+        # It still runs: the next one must not be seen in it.
+        wait_until(
+            lambda: not grpc_server.versions(name)[1]["requests_in_flight"], what="the end of the expired request"
+        )
         request = PredictRequest()
         request.model_spec.name = name
         for alias, value in inputs.items():

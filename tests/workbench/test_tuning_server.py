@@ -85,7 +85,8 @@ def test_a_search_without_the_simulator_at_a_given_rate(served: sw.ServedModel) 
     assert isinstance(result, sw.TuneResult)
     assert result.complete, str(result)
     assert "search" in result.seconds
-    assert sum(candidate.screened is not None for candidate in result.candidates) == len(result.candidates) == 4
+    assert all(candidate.screened is not None for candidate in result.candidates)
+    assert 3 <= len(result.candidates) <= 4  # a second trial is only begun while there is time
     assert set(result.space.paddings) == {"none", "powers of two"}
     assert "at 200 requests/s" in result.verdict
     assert served.server.batching(served.name) is None
