@@ -7,7 +7,9 @@ would open is a port on all interfaces for each worker.
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -63,12 +65,16 @@ class Profiler:
         self._control.send(answer)
 
     def _profile(self, request: dict[str, Any], end: threading.Event) -> int:
-        session = _pywrap_profiler.ProfilerSession()
-        session.start("", request["options"])
-        try:
-            end.wait(request["seconds"])
-        finally:
-            trace = session.stop()
+        # `stop` returns the events of the trace viewer; what TensorBoard reads, an XSpace, is only ever exported.
+        with tempfile.TemporaryDirectory(prefix="serving-profile-") as folder:
+            session = _pywrap_profiler.ProfilerSession()
+            session.start(folder, request["options"])
+            try:
+                end.wait(request["seconds"])
+            finally:
+                session.export_to_tb()
+            (exported,) = Path(folder).rglob("*.xplane.pb")
+            trace = exported.read_bytes()
         path = request["path"]
         tf.io.gfile.makedirs(path.rpartition("/")[0])
         # Under another name first: whoever lists the folder shall see whole files.

@@ -57,17 +57,7 @@ def number_drift(name: str, a: ArrayLike, b: ArrayLike, *, seed: int = 0, margin
         estimate = Estimate(0.0, 0.0, 0.0, len(first), "the same values", _CONFIDENCE)
     else:
         estimate = _bootstrapped(distance, len(first), seed)
-    return Metric(
-        f"drift of {name}",
-        0.0,
-        estimate.value,
-        estimate,
-        higher_is_better=None,
-        margin=margin,
-        role="shown",
-        unit="sd" if deviation else "",
-        test="Wasserstein distance",
-    )
+    return _metric(name, estimate, margin, "Wasserstein distance", "sd" if deviation else "")
 
 
 def class_drift(name: str, a: ArrayLike, b: ArrayLike, *, seed: int = 0, margin: float = MARGIN) -> Metric | None:
@@ -88,6 +78,10 @@ def class_drift(name: str, a: ArrayLike, b: ArrayLike, *, seed: int = 0, margin:
         estimate = Estimate(0.0, 0.0, 0.0, len(first), "the same values as often", _CONFIDENCE)
     else:
         estimate = _bootstrapped(distance, len(first), seed)
+    return _metric(name, estimate, margin, "Jensen-Shannon distance")
+
+
+def _metric(name: str, estimate: Estimate, margin: float, test: str, unit: str = "") -> Metric:
     return Metric(
         f"drift of {name}",
         0.0,
@@ -96,7 +90,8 @@ def class_drift(name: str, a: ArrayLike, b: ArrayLike, *, seed: int = 0, margin:
         higher_is_better=None,
         margin=margin,
         role="shown",
-        test="Jensen-Shannon distance",
+        unit=unit,
+        test=test,
     )
 
 

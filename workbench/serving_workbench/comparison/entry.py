@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import datetime
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving_server.signatures import Signature
-from serving_workbench import sampling
-from serving_workbench.comparison.arms import Arm, opened, same_signature
-from serving_workbench.comparison.blocks import Blocks, measure_blocks
-from serving_workbench.comparison.evidence import Check, Estimate, Head, Metric, Slice
+from serving_workbench.comparison.arms import opened, same_signature
+from serving_workbench.comparison.evidence import Check, Head, Metric, Slice
+from serving_workbench.comparison.given import Given
 from serving_workbench.comparison.intervals import paired_bca_of_means, proportion
-from serving_workbench.comparison.latency import MIN_BLOCKS, block_pairs, paired_rows
-from serving_workbench.comparison.logged import logged_inputs
+from serving_workbench.comparison.latency import MIN_BLOCKS
 from serving_workbench.comparison.margins import Margins
 from serving_workbench.comparison.outputs import ATOL, RTOL, compare_outputs
 from serving_workbench.comparison.quality import PER_ROW, Scorer, quality, scorer
 from serving_workbench.comparison.result import CompareResult, Evidence, Rows
-from serving_workbench.comparison.sending import Answers, ask_both, lone_pairs
-from serving_workbench.comparison.slices import columns_of, compare_slices
+from serving_workbench.comparison.sending import Answers, ask_both
+from serving_workbench.comparison.slices import compare_slices
+from serving_workbench.comparison.timing import LATENCY, LATENCY_P99, measure_latency
 from serving_workbench.errors import WorkbenchError
-from serving_workbench.inputs import as_inputs, is_dataframe
 from serving_workbench.load.arguments import check_whole
-from serving_workbench.load.payload import is_log
 from serving_workbench.tuning.stepping import Steps
 
 if TYPE_CHECKING:
@@ -41,13 +36,6 @@ Array = NDArray[Any]
 #: Names that margins may have beside the quality metric.
 DIFFER: Final = "rows that differ"
 FAILED: Final = "failed rows"
-LATENCY: Final = "latency"
-LATENCY_P99: Final = "latency p99"
-#: Seconds that lone requests take at most, and the pairs.
-_LONE_SECONDS: Final = 4.0
-_LONE_PAIRS: Final = 1000
-#: Requests of a block from which on its p99 is looked at.
-_P99: Final = 100
 
 
 def compare(
@@ -152,7 +140,7 @@ def compare(
     try:
         with opened(model, a, b, instance) as (first, second):
             signed = same_signature(first, second, signature)
-            given = _Given.read(data, labels, slices, signed, first.model)
+            given = Given.read(data, labels, slices, signed, first.model)
             judge = _scorer(metric, higher_is_better, given.labels)
             _check_margins(wanted, judge, latency, rate)
             steps.step("outputs", f"{given.count:,} rows")
@@ -171,7 +159,7 @@ def compare(
             if latency and complete:
                 steps.step("latency", "requests in pairs" if rate is None else f"{pairs} pairs of blocks")
                 try:
-                    evidence, timed, checks = _latency(
+                    evidence, timed, checks = measure_latency(
                         first, second, signed, given.inputs, answers, rate, pairs, timeout, seed, steps
                     )
                 except KeyboardInterrupt:
@@ -211,77 +199,6 @@ def compare(
     return result
 
 
-class _Given:
-    """Rows, labels and slices, checked against each other."""
-
-    def __init__(
-        self, inputs: dict[str, Array], count: int, ids: list[Any], labels: Any, slices: dict[str, Array], what: str
-    ) -> None:
-        self.inputs = inputs
-        self.count = count
-        self.ids = ids
-        self.labels = labels
-        self.slices = slices
-        self.what = what
-
-    @classmethod
-    def read(cls, data: Any, labels: Any, slices: Any, signature: Signature, model: str) -> _Given:
-        """Return what was given, as arrays.
-
-        Raises
-        ------
-        WorkbenchError
-            A column is missing, or numbers of rows differ.
-        """
-        if is_log(data):
-            data = logged_inputs(data, model, signature)
-            if isinstance(labels, str) or slices is not None:
-                raise WorkbenchError("Request logs have no columns to take labels or slices from.")
-        what = "rows"
-        taken: list[str] = []
-        frame = data if is_dataframe(data) else None
-        if isinstance(labels, str):
-            taken.append(labels)
-            labels = _column(frame, labels, "labels")
-        if isinstance(slices, str):
-            slices = [slices]
-        if isinstance(slices, list | tuple) and all(isinstance(each, str) for each in slices) and slices:
-            columns = {name: _column(frame, name, "slices") for name in slices}
-            taken += [name for name in slices if name not in signature.inputs]
-            slices = columns
-        if frame is not None:
-            data = frame.drop(columns=[name for name in dict.fromkeys(taken) if name in frame.columns])
-        inputs = as_inputs(data, signature)
-        batched = sampling.batch_axis(signature)
-        counts = {name: len(array) for name, array in inputs.items()} if batched else {"": 1}
-        if len(set(counts.values())) > 1:
-            text = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            raise WorkbenchError(f"The inputs have different numbers of rows: {text}.")
-        count = next(iter(counts.values()))
-        if not count:
-            raise WorkbenchError("The data have no rows to compare.")
-        if labels is not None:
-            labels = np.asarray(labels)
-            if labels.ndim == 0 or len(labels) != count:
-                size = "a single value" if labels.ndim == 0 else f"{len(labels)} values"
-                raise WorkbenchError(f"There are {size} of labels for {count} rows of data.")
-        ids = list(frame.index) if frame is not None else list(range(count))
-        return cls(inputs, count, ids, labels, {} if slices is None else columns_of(slices, count), f"{count:,} {what}")
-
-
-def _column(frame: Any, name: str, what: str) -> Array:
-    if frame is None:
-        raise WorkbenchError(
-            f"{what}={name!r} names a column, but the data are no DataFrame.", hint=f"Pass the {what} themselves."
-        )
-    if name not in frame.columns:
-        raise WorkbenchError(
-            f"The data have no column '{name}' for {what}; they have {', '.join(map(str, frame.columns))}."
-        )
-    values: Array = frame[name].to_numpy()
-    return values
-
-
 def _scorer(metric: Any, higher_is_better: bool | None, labels: Any) -> Scorer | None:
     if metric is not None:
         found = scorer(metric, higher_is_better)
@@ -301,7 +218,7 @@ def _check_margins(margins: Margins, judge: Scorer | None, latency: bool, rate: 
 
 
 def _quality(
-    judge: Scorer | None, given: _Given, answers: Answers, heads: list[Head], output: str | None, seed: int
+    judge: Scorer | None, given: Given, answers: Answers, heads: list[Head], output: str | None, seed: int
 ) -> tuple[list[Metric], list[Slice]]:
     if judge is None:
         if given.slices:
@@ -401,90 +318,3 @@ def _pairs(answers: Answers, count: int) -> Check:
     if answers.rows < count:
         text += f" {count - answers.rows:,} were not asked."
     return Check("pairs", not missing, text, fatal=missing > 0.5 * answers.rows)
-
-
-def _latency(
-    a: Arm,
-    b: Arm,
-    signature: Signature,
-    inputs: dict[str, Array],
-    answers: Answers,
-    rate: float | None,
-    pairs: int,
-    timeout: float,
-    seed: int,
-    steps: Steps,
-) -> tuple[Evidence, list[Metric], list[Check]]:
-    machine = _Machine()
-    if rate is None:
-        found = lone_pairs(
-            a,
-            b,
-            signature,
-            inputs,
-            answers.answered,
-            count=_LONE_PAIRS,
-            seconds=_LONE_SECONDS,
-            timeout=timeout,
-            seed=seed,
-            tick=steps.tick,
-        )
-        ratio = paired_rows(found.a, found.b)
-        metrics = [_latency_metric(LATENCY, 1e3 * _median(found.a), 1e3 * _median(found.b), ratio)]
-        return Evidence(found.a, found.b), metrics, [machine.check()]
-    if a.client.endpoint != b.client.endpoint:
-        raise WorkbenchError(
-            f"{a.text} and {b.text} are different servers, which cannot be loaded in turns by one run.",
-            hint="Leave rate= out: lone requests in pairs are compared then.",
-        )
-    blocks = measure_blocks(
-        a, b, signature, inputs, answers.answered, rate=rate, pairs=pairs, seed=seed, tick=steps.tick
-    )
-    evidence = Evidence(blocks_a=blocks.a, blocks_b=blocks.b, rate=rate, what=f"requests at {rate:g}/s")
-    return evidence, _of_blocks(blocks), [*blocks.checks, machine.check()]
-
-
-def _of_blocks(blocks: Blocks) -> list[Metric]:
-    middle = block_pairs(blocks.a, blocks.b, 50)
-    metrics = [_latency_metric(LATENCY, 1e3 * middle.a, 1e3 * middle.b, middle.ratio)]
-    if min((len(block) for block in [*blocks.a, *blocks.b]), default=0) >= _P99:
-        tail = block_pairs(blocks.a, blocks.b, 99)
-        shown = _latency_metric(LATENCY_P99, 1e3 * tail.a, 1e3 * tail.b, tail.ratio)
-        metrics.append(shown)
-    return metrics
-
-
-def _latency_metric(name: str, a: float, b: float, ratio: Estimate) -> Metric:
-    role: Any = "guardrail" if name == LATENCY else "shown"
-    return Metric(name, a, b, ratio, relative=True, higher_is_better=False, role=role, unit="ms")
-
-
-def _median(values: Any) -> float:
-    return float(np.median(values)) if len(values) else math.nan
-
-
-class _Machine:
-    """Whether other virtual machines took processors away while it was measured."""
-
-    #: Share of all processors' time beyond which pairs are too disturbed to be believed.
-    _STOLEN = 0.10
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._before = _stolen()
-
-    def check(self) -> Check:
-        import os
-
-        spent = max(1e-3, time.monotonic() - self._began) * (os.cpu_count() or 1)
-        share = max(0.0, _stolen() - self._before) / spent
-        if share > self._STOLEN:
-            text = f"Other virtual machines took {100 * share:.0f} % of the processors: latencies are of that, too."
-            return Check("machine", False, text, fatal=False)
-        return Check("machine", True, f"{100 * share:.1f} % of the processors' time was taken by other machines.")
-
-
-def _stolen() -> float:
-    import psutil
-
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))

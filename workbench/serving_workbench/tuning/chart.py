@@ -1,68 +1,23 @@
-"""The live chart: an anywidget, drawn by `chart.js`; where that package is missing, a picture now and then."""
+"""The live chart of a model's batching: drawn by `chart.js`, or as a picture."""
 
 from __future__ import annotations
 
 import io
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import ipywidgets
-import traitlets
+from serving_workbench.live.chart import LiveChart
 
-__all__ = ["LiveChart", "make_chart"]
-
-#: Seconds between two pictures: one costs as much as a hundred updates of the widget.
-_PICTURE_SECONDS: Final = 4.0
-
-
-def _anywidget() -> Any:
-    import anywidget
-
-    class Chart(anywidget.AnyWidget):  # type: ignore[misc]  # published without types
-        """Draws the trait `data`."""
-
-        _esm = Path(__file__).parent / "chart.js"
-        data = traitlets.Dict().tag(sync=True)
-
-    return Chart()
-
-
-class LiveChart:
-    """What the dashboard draws with.
-
-    Attributes
-    ----------
-    widget : ipywidgets.DOMWidget
-    data : dict
-        What is shown (see `history.History.data`).
-    """
-
-    def __init__(self, widget: Any, *, picture: bool) -> None:
-        self.widget = widget
-        self._picture = picture
-        self._drawn = -_PICTURE_SECONDS
-        self.data: dict[str, Any] = {}
-
-    def show(self, data: dict[str, Any]) -> None:
-        """Show other data."""
-        self.data = data
-        if not self._picture:
-            self.widget.data = data
-        elif time.monotonic() - self._drawn >= _PICTURE_SECONDS:
-            self._drawn = time.monotonic()
-            self.widget.value = picture(data)
+__all__ = ["make_chart", "picture"]
 
 
 def make_chart() -> LiveChart:
     """Return a chart for this environment."""
-    try:
-        return LiveChart(_anywidget(), picture=False)
-    except ImportError:
-        return LiveChart(ipywidgets.Image(format="png"), picture=True)
+    return LiveChart(Path(__file__).parent / "chart.js", picture)
 
 
-def picture(data: dict[str, Any]) -> bytes:
+def picture(data: Mapping[str, Any]) -> bytes:
     """Return the same four panels as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

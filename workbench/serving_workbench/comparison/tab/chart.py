@@ -1,27 +1,21 @@
-"""The live chart of a comparison: its data, and an anywidget that draws them by `sequence.js`, or a picture."""
+"""The live chart of a comparison: its data, and what draws them, `sequence.js` or a picture."""
 
 from __future__ import annotations
 
 import io
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import ipywidgets
-import traitlets
-
 from serving_workbench.comparison.evidence import Metric
 from serving_workbench.comparison.figures import BLUE, ORANGE, RED
+from serving_workbench.live.chart import LiveChart
 
 if TYPE_CHECKING:
     from serving_workbench.comparison.result import CompareResult
 
-__all__ = ["EMPTY", "SequenceChart", "make_chart", "sequence_data"]
-
-#: Seconds between two pictures: one costs as much as a hundred updates of the widget.
-_PICTURE_SECONDS: Final = 4.0
+__all__ = ["EMPTY", "make_chart", "sequence_data"]
 
 #: What is drawn before there is anything.
 EMPTY: Final[dict[str, Any]] = {
@@ -119,52 +113,9 @@ def _text(value: float | None, low: float | None, high: float | None, unit: str)
     return f"{value:+.3g}{unit}, surely between {low:+.3g} and {high:+.3g}{unit}"
 
 
-def _anywidget() -> Any:
-    import anywidget
-
-    class Sequence(anywidget.AnyWidget):  # type: ignore[misc]  # published without types
-        """Draws the trait `data`."""
-
-        _esm = Path(__file__).parent / "sequence.js"
-        data = traitlets.Dict().tag(sync=True)
-
-    return Sequence(data=EMPTY)
-
-
-class SequenceChart:
-    """What the tab draws with.
-
-    Attributes
-    ----------
-    widget : ipywidgets.DOMWidget
-    data : dict
-        What is shown (see `sequence_data`).
-    """
-
-    def __init__(self, widget: Any, *, picture: bool) -> None:
-        self.widget = widget
-        self._picture = picture
-        self._drawn = -_PICTURE_SECONDS
-        self.data: dict[str, Any] = EMPTY
-
-    def show(self, data: dict[str, Any]) -> None:
-        """Show other data."""
-        if data == self.data:
-            return
-        self.data = data
-        if not self._picture:
-            self.widget.data = data
-        elif time.monotonic() - self._drawn >= _PICTURE_SECONDS:
-            self._drawn = time.monotonic()
-            self.widget.value = picture(data)
-
-
-def make_chart() -> SequenceChart:
+def make_chart() -> LiveChart:
     """Return a chart for this environment."""
-    try:
-        return SequenceChart(_anywidget(), picture=False)
-    except ImportError:
-        return SequenceChart(ipywidgets.Image(format="png"), picture=True)
+    return LiveChart(Path(__file__).parent / "sequence.js", picture, EMPTY)
 
 
 def picture(data: Mapping[str, Any]) -> bytes:

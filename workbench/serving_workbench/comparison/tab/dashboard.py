@@ -70,7 +70,7 @@ class ABTab:
     Attributes
     ----------
     controls : Controls
-    chart : SequenceChart
+    chart : LiveChart
         Its ``data`` is what is drawn.
     reading : Reading or None
         The last one.
