@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -55,6 +56,8 @@ class LoadStub:
         It sleeps while it works, which is more exact than a timer of the loop; for one request at a time.
     port : int
         0: a free one.
+    times : Path, optional
+        A file for what it saw of each Predict request: see `seen`. Of those that are answered at once or `exact`.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class LoadStub:
         threads: int = 0,
         exact: bool = False,
         port: int = 0,
+        times: Path | None = None,
     ) -> None:
         self._arguments = [
             f"--delays={','.join(map(str, delays_ms))}",
@@ -84,6 +88,9 @@ class LoadStub:
             self._arguments.append("--exact")
         if freeze is not None:
             self._arguments += [f"--freeze-at={freeze[0]}", f"--freeze-for={freeze[1]}"]
+        if times is not None:
+            self._arguments.append(f"--times={times}")
+        self._times = times
         self.address = ""
         self.process: subprocess.Popen[str] | None = None
 
@@ -108,7 +115,15 @@ class LoadStub:
 
     def __exit__(self, *exc_info: object) -> None:
         assert self.process is not None
-        self.process.communicate(timeout=10)  # closes its input, which ends it
+        self.process.communicate(timeout=60)  # closes its input, which ends it
+
+    def seen(self) -> list[tuple[float, float]]:
+        """When each request was taken up and when its answer was handed over, once the stub has ended.
+
+        On `time.perf_counter`, which all processes of a Linux machine share: a client's clock can be held to it.
+        """
+        assert self._times is not None
+        return [(taken, answered) for taken, answered in json.loads(self._times.read_text())]
 
 
 class _Methods:
@@ -120,8 +135,10 @@ class _Methods:
         self._freeze_due: float | None = None
         self._free = [0.0] * options.threads
         self._loop = asyncio.get_running_loop()
+        self.times: list[tuple[float, float]] = []
 
     def predict(self, message: bytes | bytearray, call: Call) -> Callable[[], None] | None:
+        taken = time.perf_counter()
         options = self._options
         number = self._count
         self._count += 1
@@ -144,6 +161,8 @@ class _Methods:
             time.sleep(delay)
         elif delay:
             return self._loop.call_later(delay, call.answer, self._answer).cancel
+        if options.times:
+            self.times.append((taken, time.perf_counter()))
         call.answer(self._answer)
         return None
 
@@ -173,6 +192,8 @@ async def _serve(options: argparse.Namespace) -> None:
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), gone.set)
     await gone.wait()
     await server.stop(0.0)
+    if options.times:
+        Path(options.times).write_text(json.dumps(methods.times))
 
 
 def main() -> None:
@@ -185,6 +206,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--times", default="")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(parser.parse_args()))
 

@@ -222,22 +222,34 @@ def test_a_stall_counts_for_all_who_would_have_come() -> None:
     pytest.fail(f"p95, p99, p95 from sending, cut: {seen}")
 
 
-def test_known_times_are_measured() -> None:
-    """L4, best of three."""
-    delays = np.array([2.0, 5.0, 10.0, 20.0])
-    seen = []
-    for _ in range(3):
-        with LoadStub(delays_ms=delays.tolist(), exact=True) as stub:
-            result = sw.loadtest(stub.address, model="any", concurrency=1, seconds=2, warmup=0, progress=False)
-        latency = result.records.latency
-        counted = latency[result.to_frame()["counted"].to_numpy()]
-        assert result.percentile(99) == result.p99 == np.percentile(counted, 99)
-        known = delays[(1 + np.arange(len(latency))) % 4] / 1e3  # the first request was the warm-up
-        errors = [float(np.median(latency[known == each] - each)) for each in np.unique(known)]
-        seen.append(errors)
-        if all(0 <= error <= 0.0003 + 0.01 * each for error, each in zip(errors, np.unique(known), strict=True)):
-            return
-    pytest.fail(f"median errors in seconds: {seen}")
+def test_known_times_are_measured(tmp_path: Path) -> None:
+    """What the client noted lies around what the stub noted on the same clock, however slow the machine is.
+
+    How close around it (L4) is measured by `tests.bench.loadgen`: a busy machine adds what it likes.
+    """
+    delays = np.array([2.0, 5.0, 10.0, 20.0]) / 1e3
+    with LoadStub(delays_ms=(1e3 * delays).tolist(), exact=True, times=tmp_path / "times.json") as stub:
+        result = sw.loadtest(stub.address, model="any", concurrency=1, seconds=2, warmup=0, progress=False)
+    records = result.records
+    assert result.complete
+    taken, handed = np.array(stub.seen()).T
+    assert len(taken) == len(records) + 1  # the first request is no part of the run
+    assert (handed - taken >= delays[np.arange(len(taken)) % len(delays)]).all()
+    # One in flight: sent, taken up, answered there, answered here, and only then the next.
+    sent, answered = records.began + records.sent, records.began + records.answered
+    order = np.column_stack([sent, taken[1:], handed[1:], answered]).ravel()
+    assert (np.diff(order) >= 0).all()
+    least, most = (handed - taken)[1:-1], taken[2:] - handed[:-2]  # by the stub's times alone; not of the last
+    counted = result.to_frame()["counted"].to_numpy()
+    assert counted.sum() > 0.9 * len(records)
+    latency = records.latency[counted]
+    assert (latency == result.to_frame()["latency"].to_numpy()[counted]).all()
+    for percent in (0, 50, 95, 99, 100):
+        assert result.percentile(percent) == np.percentile(latency, percent)
+        inside = counted[:-1]
+        measured = np.percentile(records.latency[:-1][inside], percent)
+        assert np.percentile(least[inside], percent) <= measured <= np.percentile(most[inside], percent)
+    assert (result.p50, result.p99) == (result.percentile(50), result.percentile(99))
 
 
 # --- ends ---
