@@ -182,7 +182,7 @@ class _Methods:
         call.answer(answer.SerializeToString())
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _serve(options: argparse.Namespace) -> list[tuple[float, float]]:
     methods = _Methods(options)
     server = Http2Server({_SERVICE + b"Predict": methods.predict, _SERVICE + b"GetModelMetadata": methods.metadata})
     ((host, port),) = await server.start_tcp("127.0.0.1", options.port)
@@ -192,8 +192,7 @@ async def _serve(options: argparse.Namespace) -> None:
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), gone.set)
     await gone.wait()
     await server.stop(0.0)
-    if options.times:
-        Path(options.times).write_text(json.dumps(methods.times))
+    return methods.times
 
 
 def main() -> None:
@@ -207,8 +206,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--times", default="")
+    options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(parser.parse_args()))
+        times = runner.run(_serve(options))
+    if options.times:
+        Path(options.times).write_text(json.dumps(times))
 
 
 if __name__ == "__main__":
