@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 from sklearn.datasets import load_digits
 
 import serving_workbench as sw
@@ -66,12 +67,38 @@ def live(served: sw.ServedModel, deploy: Callable[[], sw.ServedModel], images: n
         bar(f"live A/A at {shares}: sequences of run time beside zero", str(beside), None)
 
 
+def tab(served: sw.ServedModel, images: np.ndarray, reads: int) -> None:
+    """Print what a shown A/B tab costs: `reads` readings of a live split, as many as `reads` / 2 seconds have.
+
+    D1 and D3 of a dashboard: CPU time of a reading in the kernel (two a second), and how much the kernel grows.
+    """
+    # Loaded again after `live`: both answer.
+    first, second = served.versions()[-2:]
+    served.traffic({first: 50, second: 50})
+    shown = sw.ab(served, first, second)
+    process = psutil.Process()
+    for _ in range(100):  # what is kept once is not growth
+        shown.refresh()
+    before, began = process.memory_info().rss, time.process_time()
+    with start(served, concurrency=1, seconds=600, data=images, warmup=0.0) as run:
+        for _ in range(reads):
+            shown.refresh()
+            run.poll(0.0)
+        run.stop()
+    cpu, grown = time.process_time() - began, process.memory_info().rss - before
+    shown.close()
+    served.traffic({})
+    bar("A/B tab: kernel's CPU at 2 readings a second, % of a core", f"{200 * cpu / reads:.2f}", cpu / reads <= 0.015)
+    bar(f"A/B tab: kernel's growth after {reads:,} readings, MB", f"{grown / 1e6:.1f}", grown < 20e6)
+
+
 def main() -> None:
     """Print the bars."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=20, help="A/A comparisons (20)")
     parser.add_argument("--rate", type=float, default=200.0, help="requests per second of the blocks (200)")
     parser.add_argument("--live", type=int, default=6, help="live A/A comparisons per split (6)")
+    parser.add_argument("--reads", type=int, default=3600, help="readings of the A/B tab, two a second (3600: 30 min)")
     arguments = parser.parse_args()
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels / 16).reshape(-1, 8, 8, 1).astype(np.float32)
@@ -104,6 +131,7 @@ def main() -> None:
             bar("A/A: intervals of 95 % beside zero (5 % are expected)", str(found.alarms), None)
             bar("blocks under load would notice a slowdown of", f"{found.detectable:.1%}", None)
             live(served, deploy, images, arguments.live)
+            tab(served, images, arguments.reads)
         finally:
             sw.stop(instance)
 

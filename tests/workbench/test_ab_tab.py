@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 
@@ -145,6 +146,7 @@ def test_a_mirror_is_counted_and_its_pairs_are_compared(
         tab.refresh()
         assert "requests have a pair; " in tab._more.value
         assert " dropped" in tab._more.value
+        assert " ms behind" in tab._more.value
         assert tab.controls.mirror.description == "Stop mirror"
         tab.controls.pairs.click()
         assert "REJECT" in done(tab)
@@ -174,6 +176,24 @@ def test_rows_are_compared_and_looked_through(tab: ABTab, monkeypatch: pytest.Mo
     assert "1 (0.800)" in browser.shown.value
     browser.output.value = "value"
     assert "agree in all rows" in browser.shown.value
+    assert browser.pair.disabled
+    assert browser.grid.children == ()
+    browser.output.value = "scores"
+    assert [label for label, _ in browser.pair.options] == [
+        "all that differ",
+        "0 and 1 (1)",
+        "1 and 2 (1)",
+        "2 and 0 (1)",
+    ]
+    (grid,) = browser.grid.children
+    cells = {each.tooltip: each for each in grid.children if isinstance(each, widgets.Button)}
+    assert len(cells) == 3
+    cells["Show the rows where A says 1 and B says 2"].click()
+    assert browser.pair.value == (1, 2)
+    assert browser.row.max == 1
+    assert "1 of 1" in browser.shown.value
+    outputs = found.pages.children[found.pages.titles.index("Outputs")].value
+    assert outputs.count("<img") == 1
     browser.output.value = "label"
     assert "A</th>" not in browser.shown.value.partition("(A)")[2].partition("(B)")[0]
     assert ">label<" in browser.shown.value

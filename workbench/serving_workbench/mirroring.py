@@ -33,11 +33,15 @@ def mirror_table(name: str, mirror: Mapping[str, Any] | None) -> Table:
         "discarded at the end": mirror["discarded"],
         "waiting or running": mirror["waiting"] + mirror["running"],
     }
+    if mirror["active"]:
+        shown = f"{name}: {mirror_text(mirror)}; the oldest copy is {1e3 * mirror['lag_seconds']:,.0f} ms behind"
+    else:
+        shown = f"{name}: {mirror_text(mirror)}"
     rows = [
         {"requests": what, "count": count, "of those seen": f"{100 * count / seen:.3g} %" if seen else None}
         for what, count in counts.items()
     ]
-    return Table(rows, _COLUMNS, f"{name}: {mirror_text(mirror)}", dict(mirror))
+    return Table(rows, _COLUMNS, shown, dict(mirror))
 
 
 def mirror_text(mirror: Mapping[str, Any] | None) -> str:

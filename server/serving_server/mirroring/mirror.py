@@ -15,6 +15,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,6 +123,12 @@ class Mirror:
     def running(self) -> int:
         """Copies that the shadow has."""
         return len(self._running)
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the primary answered the oldest request whose copy still waits or runs; 0 with none."""
+        oldest = min((copy.since for copy in (*self._running, *islice(self._waiting, 1))), default=None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
 
     # -- requests of the primary ---------------------------------------------------------------------------------------
 
@@ -278,6 +285,7 @@ class Mirror:
             **{name: counts[name] for name in names},
             "waiting": self.waiting,
             "running": self.running,
+            "lag_seconds": self.lag,
             "coverage": done / counts["seen"] if counts["seen"] else None,
             "pairs": {"remembered": len(self.pairs), "capacity": self.wish.pairs, "last": self.pairs.last},
         }

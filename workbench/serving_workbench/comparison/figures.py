@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving_workbench.comparison.evidence import Head, Metric
 from serving_workbench.comparison.intervals import dkw_band, quantile_differences
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 
     from serving_workbench.comparison.result import CompareResult
 
-__all__ = ["BLUE", "ORANGE", "RED", "draw", "drawable", "forest", "heads", "latencies"]
+__all__ = [
+    "BLUE",
+    "ORANGE",
+    "RED",
+    "draw",
+    "drawable",
+    "forest",
+    "heads",
+    "latencies",
+    "reliability",
+    "rows_drawable",
+    "scatter",
+]
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#E69F00"
@@ -35,6 +48,9 @@ _PANELS: Final = 4
 _NUMBERS: Final = 12
 #: Points of a curve.
 _POINTS: Final = 400
+#: Rows of each kind in a scatter plot.
+_DOTS: Final = 2000
+_FEW_IN_BIN: Final = 5
 _PERCENTS: Final = (5, 10, 25, 50, 75, 90, 95, 99)
 
 
@@ -87,6 +103,11 @@ def forest(axes: Axes, metrics: Sequence[Metric]) -> None:
         color = RED if bad else BLUE if good else GRAY
         axes.plot([low, high], [row, row], color=color, linewidth=2.5, solid_capstyle="butt")
         axes.plot([value], [row], "o" if metric.role != "shown" else "D", color=color, markersize=6)
+        for end in (sign * metric.difference.low / scale, sign * metric.difference.high / scale):
+            if abs(end) > reach:  # it goes on beyond the axis
+                axes.plot(
+                    [float(np.clip(end, -reach, reach))], [row], ">" if end > 0 else "<", color=color, markersize=8
+                )
         name = f"{metric.name} (primary)" if metric.role == "primary" else metric.name
         axes.text(-reach - 0.08, row, name, ha="right", va="center", fontsize=9)
         axes.text(reach + 0.08, row, difference_text(metric), ha="left", va="center", fontsize=8)
@@ -159,6 +180,76 @@ def heads(axes: Axes, head: Head) -> None:
     what = "B less A" if head.kind == "float" else "confidence, B less A" if head.kind == "scores" else "difference"
     axes.set_xlabel(what, fontsize=8)
     axes.set_ylabel("rows", fontsize=8)
+
+
+def scatter(axes: Axes, result: CompareResult, head: Head) -> None:
+    """Draw B's value against A's, a dot per row: numbers as they are, of scores the highest one.
+
+    Rows that differ are orange. At most 2,000 rows are drawn, and all of few that differ.
+    """
+    assert result.rows is not None
+    first, second = (_numbers_of(outputs[head.name]) for outputs in (result.rows.a, result.rows.b))
+    differing = np.zeros(len(first), bool)
+    differing[list(head.differing)] = True
+    for chosen, color, name in ((~differing, GRAY, "agree"), (differing, ORANGE, "differ")):
+        places = np.flatnonzero(chosen & np.isfinite(first) & np.isfinite(second))
+        places = places[:: max(1, -(-len(places) // _DOTS))]
+        axes.plot(first[places], second[places], ".", color=color, markersize=4, alpha=0.6, label=name)
+    axes.axline((0, 0), slope=1, color=BLUE, linewidth=0.8)
+    axes.set_xlabel("A, highest score" if head.kind == "scores" else "A", fontsize=8)
+    axes.set_ylabel("B", fontsize=8)
+    axes.set_title(f"{head.name}: row by row", fontsize=10, loc="left")
+    axes.legend(fontsize=8)
+    axes.tick_params(labelsize=8)
+
+
+def reliability(axes: Axes, result: CompareResult, head: Head) -> None:
+    """Draw how often the class is right against how sure the arm was, in ten bins of equal width.
+
+    On the diagonal an arm is as often right as it says. Bins of fewer than 5 rows are left out.
+    """
+    rows = result.rows
+    assert rows is not None
+    assert rows.labels is not None
+    labels = np.asarray(rows.labels)[rows.answered]
+    for outputs, color, name in ((rows.a, BLUE, "A"), (rows.b, ORANGE, "B")):
+        scores = np.asarray(outputs[head.name], np.float64)
+        sure, right = scores.max(axis=1), scores.argmax(axis=1) == labels
+        bins = np.minimum((10 * sure).astype(int), 9)
+        full = [each for each in range(10) if (bins == each).sum() >= _FEW_IN_BIN]
+        x = [float(sure[bins == each].mean()) for each in full]
+        y = [float(right[bins == each].mean()) for each in full]
+        axes.plot(x, y, color=color, marker="o", markersize=4, label=name)
+    axes.axline((0, 0), slope=1, color=GRAY, linewidth=0.8)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("highest score", fontsize=8)
+    axes.set_ylabel("share right", fontsize=8)
+    axes.set_title(f"{head.name}: reliability", fontsize=10, loc="left")
+    axes.legend(fontsize=8)
+    axes.tick_params(labelsize=8)
+
+
+def _numbers_of(values: Any) -> NDArray[np.float64]:
+    array = np.asarray(values, np.float64)
+    return array.max(axis=1) if array.ndim == 2 else array
+
+
+def rows_drawable(result: CompareResult, head: Head) -> tuple[bool, bool]:
+    """Return whether `scatter` and `reliability` can draw this output: its rows were kept, and it is of numbers."""
+    rows = result.rows
+    if rows is None or head.name not in rows.a or head.name not in rows.b or head.kind not in ("scores", "float"):
+        return False, False
+    array = np.asarray(rows.a[head.name])
+    if array.shape != np.shape(rows.b[head.name]) or len(array) != head.rows:
+        return False, False
+    if head.kind == "float":
+        return array.ndim == 1 or array.shape[1:] == (1,), False
+    classes = array.shape[1]
+    labels = None if rows.labels is None else np.asarray(rows.labels)
+    # Labels that are no numbers of classes are names, or scores of their own.
+    numbered = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
+    return True, bool(numbered and labels is not None and labels.min() >= 0 and labels.max() < classes)
 
 
 def _confusion(axes: Axes, confusion: list[tuple[Any, Any, int]]) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from serving_workbench.comparison.result import CompareResult
 
-__all__ = ["Place", "differing_rows", "disagreements", "places", "record"]
+__all__ = ["Place", "classes", "differing_rows", "disagreements", "places", "record"]
 
 #: Elements of an input or output that are shown as they are; more are shown as an array.
 _FEW: Final = 12
@@ -48,6 +48,22 @@ def places(result: CompareResult, output: str | None = None) -> list[Place]:
     rows = result.rows
     failed = sorted(rows.failed_a.keys() | rows.failed_b.keys()) if rows is not None and output is None else []
     return [("differs", each) for each in differing_rows(result, output)] + [("failed", each) for each in failed]
+
+
+def classes(result: CompareResult, output: str) -> tuple[list[Any], list[Any]] | None:
+    """Return what A and B said in each answered row, as `Head.confusion` counts it; None where that is not known.
+
+    For scores of classes these are the numbers of the best ones; for integers, booleans and strings, the values.
+    """
+    head = next(each for each in result.heads if each.name == output)
+    rows = result.rows
+    if rows is None or not head.confusion or output not in rows.a or output not in rows.b:
+        return None
+    found = []
+    for outputs in (rows.a, rows.b):
+        array = np.asarray(outputs[output])
+        found.append(array.argmax(axis=1).tolist() if head.kind == "scores" else [_value(each) for each in array])
+    return found[0], found[1]
 
 
 def record(result: CompareResult, place: Place, output: str | None = None) -> tuple[Any, dict[str, Any]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import ipywidgets as w
 import numpy as np
 
-from serving_workbench.comparison.looking import Place, places, record
+from serving_workbench.comparison.looking import Place, classes, places, record
+from serving_workbench.comparison.tab.cells import cells
 
 if TYPE_CHECKING:
     from serving_workbench.comparison.result import CompareResult
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RowBrowser", "image_of", "row_html"]
 
 _ANY: Final = "any output"
+_ALL_PAIRS: Final = "all that differ"
 #: Smaller arrays are read better as numbers; larger ones are made smaller by taking every so manieth pixel.
 _SMALLEST, _LARGEST = 4, 512
 #: Characters of a value.
@@ -37,6 +40,11 @@ class RowBrowser:
     box : ipywidgets.VBox
     output : ipywidgets.Dropdown
         Rows that differ in this output; or in any.
+    pair : ipywidgets.Dropdown
+        Of those, the rows in which A and B said these two values; most frequent first. Disabled where values are not
+        counted.
+    grid : ipywidgets.VBox
+        The same as buttons, where few values are.
     row : ipywidgets.IntSlider
         Which of them, from 1.
     shown : ipywidgets.HTML
@@ -48,15 +56,57 @@ class RowBrowser:
         names = [(_ANY, None), *((head.name, head.name) for head in result.heads)]
         style = {"description_width": "initial"}
         self.output = w.Dropdown(options=names, description="Rows that differ in", style=style)
+        self.pair = w.Dropdown(options=[(_ALL_PAIRS, None)], description="A and B say", style=style, disabled=True)
+        self.grid = w.VBox()
         self.row = w.IntSlider(min=0, max=0, description="Row", style=style, layout={"width": "28em"})
         self.shown = w.HTML()
-        self.output.observe(lambda _: self._choose(), "value")
+        self.output.observe(lambda _: self._offer(), "value")
+        self.pair.observe(lambda _: self._choose(), "value")
         self.row.observe(lambda _: self._show(), "value")
-        self.box = w.VBox([w.HBox([self.output, self.row], layout={"flex_flow": "row wrap"}), self.shown])
+        choice = w.HBox([self.output, self.pair, self.row], layout={"flex_flow": "row wrap"})
+        self.box = w.VBox([choice, self.grid, self.shown])
+        self._offer()
+
+    def show(self, output: str, pair: tuple[Any, Any]) -> None:
+        """Show the rows in which A and B said these values of an output.
+
+        Raises
+        ------
+        traitlets.TraitError
+            There is no such output, or no such row.
+        """
+        self.output.value = output
+        self.pair.value = pair
+
+    def _offer(self) -> None:
+        """Offer the pairs of values of the output that is chosen."""
+        head = next((each for each in self._result.heads if each.name == self.output.value), None)
+        known = None if head is None else classes(self._result, head.name)
+        if head is None or known is None:
+            options: list[tuple[str, Any]] = [(_ALL_PAIRS, None)]
+            self.grid.children = ()
+        else:
+            found = Counter(zip(*known, strict=True))
+            pairs = [
+                (one, other, seen)
+                for (one, other), seen in sorted(found.items(), key=lambda item: (-item[1], str(item[0])))
+                if one != other
+            ]
+            options = [(_ALL_PAIRS, None)]
+            options += [(f"{one!s:.24} and {other!s:.24} ({seen:,})", (one, other)) for one, other, seen in pairs]
+            grid = cells(head, lambda pair: self.show(head.name, pair))
+            self.grid.children = () if grid is None or not pairs else (grid,)
+        self.pair.options = options
+        self.pair.disabled = len(options) < 2
         self._choose()
 
     def _choose(self) -> None:
         self._places = places(self._result, self.output.value)
+        if self.pair.value is not None:
+            known = classes(self._result, self.output.value)
+            assert known is not None
+            wanted = self.pair.value
+            self._places = [each for each in self._places if (known[0][each[1]], known[1][each[1]]) == wanted]
         count = len(self._places)
         with self.row.hold_trait_notifications():
             self.row.max = max(1, count)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
-from serving_workbench.comparison.figures import drawable, forest, heads, latencies
+from serving_workbench.comparison.figures import drawable, forest, heads, latencies, reliability, rows_drawable, scatter
 from serving_workbench.comparison.showing import as_html, verdict_box
 from serving_workbench.comparison.tab.browsing import RowBrowser
 from serving_workbench.comparison.tab.chart import make_chart, sequence_data
@@ -17,6 +19,7 @@ from serving_workbench.comparison.tab.page import checks_html
 from serving_workbench.live.view import close_widgets
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from serving_workbench.comparison.result import CompareResult
@@ -108,12 +111,20 @@ def _heads(result: CompareResult) -> str:
     shown = [head for head in result.heads if head.per_row or head.confusion]
     if not shown:
         return ""
-    rows = -(-len(shown) // 2)
+    panels: list[Callable[[Axes], None]] = []
+    for head in shown:
+        panels.append(partial(heads, head=head))
+        dots, reliable = rows_drawable(result, head)
+        if dots:
+            panels.append(partial(scatter, result=result, head=head))
+        if reliable:
+            panels.append(partial(reliability, result=result, head=head))
+    rows = -(-len(panels) // 2)
     figure = _figure(9, 2.6 * rows)
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
-    for axes, head in zip(grid, shown, strict=False):
-        heads(axes, head)
-    for axes in grid[len(shown) :]:
+    for axes, draw in zip(grid, panels, strict=False):
+        draw(axes)
+    for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return _img(figure, "How the outputs of A and B differ; the numbers are in the table below")
 

@@ -108,6 +108,8 @@ def mirror_html(mirror: dict[str, Any] | None) -> str:
         f"{100 * mirror['answered'] / seen:.3g} % of {seen:,} requests have a pair" if seen else "no requests yet"
     )
     counts = f"{mirror['dropped']:,} dropped, {mirror['failed']:,} failed, {mirror['waiting']:,} waiting"
+    if mirror["active"]:
+        counts += f"; {1e3 * mirror['lag_seconds']:,.0f} ms behind"
     return html.escape(f"{mirror_text(mirror)}: {coverage}; {counts}")
 
 
