@@ -7,6 +7,7 @@ requests wait in the same queues and share batches as those of Predict do. Every
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -24,7 +25,7 @@ from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import ServedVersion
 from serving_server.signatures import CLASSIFY_METHOD, REGRESS_METHOD
 from serving_server.tensors import Array
-from serving_server.traffic.router import Caller
+from serving_server.traffic.router import Arm, Caller
 
 __all__ = ["MAX_UNIONS", "ExampleInference", "OnAnswer"]
 
@@ -33,8 +34,8 @@ T = TypeVar("T")
 #: Sets of tensors that the MultiInference requests of one version may ask for. The worker keeps a callable of each.
 MAX_UNIONS: Final = 64
 
-#: (model, version, label, caller) to the version that answers.
-Lookup = Callable[[str, int | None, str | None, Caller | None], ServedVersion]
+#: (model, version, label, caller) to the version that answers, and the arm of the split that chose it.
+Lookup = Callable[[str, int | None, str | None, Caller | None], tuple[ServedVersion, Arm | None]]
 
 #: Called once, later, on the loop, with the answer or with an error; the answer's arrays are good inside it only.
 OnAnswer = Callable[[T | None, ServingError | None], None]
@@ -46,7 +47,7 @@ class ExampleInference:
     Parameters
     ----------
     lookup : callable
-        From what a ModelSpec names to the version that answers; see `Inference.servable`.
+        From what a ModelSpec names to the version that answers; see `Inference.routed`.
     check_method_names : bool
         Refuse signatures that were not made for the method (``--enable_signature_method_name_check``).
     request_logs : RequestLogs
@@ -81,14 +82,14 @@ class ExampleInference:
         ServingError
             As `Inference.servable`, or the signature is missing or cannot classify.
         """
-        found = self._target(CLASSIFY_METHOD, self._lookup(model, version, label, caller), signature_name)
+        found = self._target(CLASSIFY_METHOD, *self._lookup(model, version, label, caller), signature_name)
         return self._marked(found, version, label, caller) if self._mirrors else found
 
     def regression(
         self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
     ) -> Resolved:
         """Return the target of a Regress request; raises as `classification` does."""
-        found = self._target(REGRESS_METHOD, self._lookup(model, version, label, caller), signature_name)
+        found = self._target(REGRESS_METHOD, *self._lookup(model, version, label, caller), signature_name)
         return self._marked(found, version, label, caller) if self._mirrors else found
 
     def _marked(self, resolved: Resolved, version: int | None, label: str | None, caller: Caller | None) -> Resolved:
@@ -97,7 +98,20 @@ class ExampleInference:
             return resolved
         return mirror.marked(resolved)
 
-    def _target(self, method: str, servable: ServedVersion, name: str) -> Resolved:
+    def _target(self, method: str, servable: ServedVersion, arm: Arm | None, name: str) -> Resolved:
+        if arm is None:
+            return self._of(method, servable, name)
+        found = arm.resolved.get((method, name))
+        if found is None:
+            try:
+                found = dataclasses.replace(self._of(method, servable, name), arm=arm)
+            except ServingError as error:
+                arm.failed(error.code)  # a signature that only the other version has is a failure of this one
+                raise
+            arm.resolved[method, name] = found
+        return cast("Resolved", found)
+
+    def _of(self, method: str, servable: ServedVersion, name: str) -> Resolved:
         found = servable.resolved.get((method, name))
         if found is None:
             signature = example_signature(servable.signatures, name)
@@ -180,7 +194,17 @@ class ExampleInference:
         ServingError
             As `Inference.servable` and `multi_inference.plan`.
         """
-        servable = self._lookup(tasks[0].model if tasks else "", version, label, caller)
+        servable, arm = self._lookup(tasks[0].model if tasks else "", version, label, caller)
+        if arm is None:
+            return self._union(servable, tasks)
+        try:
+            found, wanted = self._union(servable, tasks)
+        except ServingError as error:
+            arm.failed(error.code)
+            raise
+        return dataclasses.replace(found, arm=arm), wanted
+
+    def _union(self, servable: ServedVersion, tasks: Sequence[InferenceTask]) -> tuple[Resolved, Plan]:
         definitions = servable.signature_defs.signature_def
         wanted = multi_inference.plan(tasks, servable.signatures, definitions, method_name=self._check)
         unions: dict[Any, Resolved] = servable.resolved.setdefault(("unions",), {})
@@ -242,16 +266,25 @@ class ExampleInference:
             try:
                 answer = read(outputs)
             except ServingError as problem:
+                if resolved.arm is not None:
+                    # The graph has run, but its client gets an error: it counts as that, not as an answer too.
+                    resolved.refused(problem)
+                    task.outcomes = None
                 on_done(None, problem)
             else:
                 on_done(answer, None)
 
         signature = resolved.signature
         inputs = dict.fromkeys(signature.inputs, strings)
-        check_dtypes(signature, inputs)
         on_outputs: OnDone = done
         if resolved.mirror is not None:
             on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done)
-        return resolved.servable.submit(
-            Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, on_outputs, api)
-        )
+        task = Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, on_outputs, api)
+        if resolved.arm is not None:
+            task.outcomes = resolved.arm.outcomes
+        try:
+            check_dtypes(signature, inputs)
+            return resolved.servable.submit(task)
+        except ServingError as error:
+            resolved.refused(error)
+            raise

@@ -92,7 +92,7 @@ class Front:
         self._catalog = Catalog(options)
         inference = Inference(self._catalog, check_method_names=options.check_method_names)
         examples = ExampleInference(
-            inference.servable,
+            inference.routed,
             check_method_names=options.check_method_names,
             request_logs=self._catalog.request_logs,
             mirrors=self._catalog.mirrors.by_model,

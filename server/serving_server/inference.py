@@ -63,6 +63,11 @@ class Resolved:
         """Number of the version that answers."""
         return self.servable.version
 
+    def refused(self, error: ServingError) -> None:
+        """Count a request that does not get as far as to run for the arm that it was given to, if there is one."""
+        if self.arm is not None:
+            self.arm.failed(error.code)
+
 
 #: (version, state name, error code name, error message)
 VersionStatus = tuple[int, str, str, str]
@@ -131,14 +136,23 @@ class Inference:
         ServingError
             With TensorFlow Serving's texts for unknown labels, and for unknown and unavailable versions.
         """
+        return self.routed(model, version, label, caller)[0]
+
+    def routed(
+        self, model: str, version: int | None, label: str | None, caller: Caller | None
+    ) -> tuple[ServedVersion, Arm | None]:
+        """Return the version that a request goes to, and the arm of the split that gave it to that version, if one did.
+
+        What becomes of the request counts for the arm: who takes it from here tells it. Raises as `servable`.
+        """
         if not model:
             raise InvalidArgumentError("ModelSpec has no name specified.")
         arm = self._arm(model, version, label, caller) if self._split_models else None
         if arm is not None:
-            return cast("ServedVersion", arm.servable)
+            return cast("ServedVersion", arm.servable), arm
         if label is not None:
             version = self._catalog.labels.resolve(model, label)
-        return self._resolve(model, version)
+        return self._resolve(model, version), None
 
     def signature(
         self, model: str, version: int | None, label: str | None, signature_name: str, caller: Caller | None = None
@@ -229,12 +243,10 @@ class Inference:
         ServingError
             When the request does not fit the signature or cannot be queued.
         """
-        if resolved.arm is None:
-            return self._submit(resolved, arrays, output_filter, deadline, on_done, api)
         try:
             return self._submit(resolved, arrays, output_filter, deadline, on_done, api)
         except ServingError as error:
-            resolved.arm.failed(error.code)
+            resolved.refused(error)
             raise
 
     def _submit(

@@ -44,6 +44,9 @@ class Resolved:
         self.signature = signature
         self.requests = SignatureRequests()
 
+    def refused(self, error: ServingError) -> None:
+        """Nobody splits these requests."""
+
 
 class HalfPlusTwo:
     """A core with one model, ``half_plus_two``, at version 123; ``hold`` answers when the test says so."""

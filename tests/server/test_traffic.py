@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
@@ -231,6 +233,99 @@ def test_a_split_under_latest_1_through_load_crash_deploy(
     assert told["ended"]["reason"] == "version 3 went into service"
     wait_until(lambda: process.versions("split")[2]["state"] == "END", 30)
     assert process.predict_versioned("split", {"x": np.float32([0.0])})[1] == 3
+
+
+@pytest.fixture
+def half_broken(server: Callable[..., ServerProcess], model_copy: Callable[..., Path]) -> ServerProcess:
+    """Version 2 of "examples" answers no Classify, Regress and MultiInference request with what its client can read."""
+    base = model_copy("examples", 1).parent
+    path = model_copy("examples", 2) / "saved_model.pb"
+    bundle = messages.SavedModel.FromString(path.read_bytes())
+    signatures = bundle.meta_graphs[0].signature_def
+    signatures["classify"].CopyFrom(signatures["flat_scores"])
+    signatures["regress"].CopyFrom(signatures["regress_two_columns"])
+    del signatures["classes_only"]
+    path.write_bytes(bundle.SerializeToString())
+    process = server("--model_name=examples", f"--model_base_path={base}")
+    process.wait_available("examples", 2)
+    assert process.control("PUT", "/models/examples/policy", {"specific": {"versions": [1]}})[0] == 200
+    wait_until(lambda: process.model("examples")["serving_version"] == 1, what="version 1")
+    return process
+
+
+def _example_clients(process: ServerProcess) -> dict[str, Callable[[], None]]:
+    """What sends one request each; errors of the candidate are expected."""
+    rows = [example(x=1.0)]
+    classification = messages.message_class("tensorflow.serving.ClassificationResponse")
+    regression = messages.message_class("tensorflow.serving.RegressionResponse")
+
+    def grpc_client(method: str, message: Any, response: Any) -> Callable[[], None]:
+        def send() -> None:
+            with contextlib.suppress(grpc.RpcError):
+                ask(process, method, message, response)
+
+        return send
+
+    def rest_client(verb: str, signature: str) -> Callable[[], None]:
+        body = {"signature_name": signature, "examples": [{"x": 1.0}]}
+        return lambda: assert_known(process.rest("POST", f"/v1/models/examples:{verb}", body)[0])
+
+    def assert_known(status: int) -> None:
+        assert status in (200, 400)
+
+    both = multi_request("examples", {"classify": "classify", "regress": "regress"}, rows)
+    return {
+        "Classify": grpc_client(CLASSIFY, request(CLASSIFY, "examples", rows, "classify"), classification),
+        "Classify, no such signature": grpc_client(
+            CLASSIFY, request(CLASSIFY, "examples", rows, "classes_only"), classification
+        ),
+        "Regress": grpc_client(REGRESS, request(REGRESS, "examples", rows, "regress"), regression),
+        "MultiInference": grpc_client(MULTI, both, messages.MultiInferenceResponse),
+        "REST classify": rest_client("classify", "classify"),
+        "REST regress": rest_client("regress", "regress"),
+    }
+
+
+def test_all_methods_count_and_a_ramp_to_a_version_that_fails_on_them_rolls_back(half_broken: ServerProcess) -> None:
+    process = half_broken
+    clients = _example_clients(process)
+    put(process, {1: 50, 2: 50}, "examples")
+    for client in clients.values():
+        before = _outcomes(process)
+        for _ in range(20):
+            client()
+        found = _outcomes(process)
+        answered, failed = (found[each] - before[each] for each in ("answered", "failed"))
+        assert (answered + failed, found["astray"] - before["astray"]) == (20, 0)
+    assert found["runs"] == found["answered"], "each was a batch of its own, and its time in the graph is known"
+    process.control("DELETE", "/models/examples/traffic")
+
+    for name in ("Classify", "REST regress", "MultiInference"):
+        plan = {"from": 1, "to": 2, "steps": [50], "hold_seconds": 60, "min_requests": 10**6}
+        status, answer = process.control("PUT", "/models/examples/ramp", plan)
+        assert status == 200, answer
+
+        def over(send: Callable[[], None] = clients[name]) -> bool:
+            for _ in range(20):
+                send()
+            return bool(process.model("examples")["ramp"]["state"] != "running")
+
+        wait_until(over, timeout=60, what=f"the end of the ramp under {name}")
+        ramp = process.model("examples")["ramp"]
+        assert (ramp["state"], ramp["reason"][:13]) == ("rolled back", "errors: +100 "), name
+        assert process.model("examples")["traffic"]["weights"] is None
+
+
+def _outcomes(process: ServerProcess) -> Counter[str]:
+    """Answers of version 1 and failures of version 2 in the present period; all else is astray."""
+    outcomes = process.control("GET", "/models/examples/traffic")[1]["periods"][-1]["outcomes"]
+    first, second = outcomes["1"], outcomes["2"]
+    return Counter(
+        answered=first["answered"],
+        runs=first["runs"],
+        failed=second["errors"].get("INVALID_ARGUMENT", 0),
+        astray=second["answered"] + sum(first["errors"].values()),
+    )
 
 
 def _restarted(process: ServerProcess) -> bool:

@@ -324,7 +324,7 @@ class ServedModel:
 
         A period ends when the shares change. Columns: ``period``, ``since``, ``cause``, ``version``, ``share``,
         ``requests``, ``answered``, ``errors``, ``misses`` (of an objective), and geometric means in milliseconds:
-        ``run_ms`` in the graph, ``total_ms`` from taking the request to its answer. Predict requests count.
+        ``run_ms`` in the graph, ``total_ms`` from taking the request to its answer. Requests of all methods count.
         """
         return outcomes_frame(self.server.ask(lambda: self.server.control.traffic(self.name)))
 

@@ -94,6 +94,9 @@ class Resolved(Protocol):
     def requests(self) -> SignatureRequests:
         """Where its requests count."""
 
+    def refused(self, error: ServingError) -> None:
+        """Count a request that does not get as far as to run."""
+
 
 #: Stands for the route of a request that has none.
 _NO_ROUTE: Final = Route(RouteKind.STATUS)
@@ -248,6 +251,7 @@ class RestApi:
         try:
             arrays = parsed.arrays(resolved.signature)
         except ServingError as error:
+            resolved.refused(error)
             raise ServingError(f"{error.message} {describe_inputs(resolved.signature)}", error.code) from None
         row_format = parsed.row_format
         deadline = None if self._timeout is None else self._now() + self._timeout

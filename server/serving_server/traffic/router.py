@@ -49,7 +49,8 @@ class Arm:
     outcomes : Outcomes
         What became of them.
     resolved : dict of str to object
-        Targets of requests that it was given, by signature; `serving_server.inference` keeps them here.
+        Targets of requests that it was given, which `serving_server.inference` keeps here by signature, and
+        `serving_server.example_inference` by method and signature.
     """
 
     __slots__ = ("drawn", "keyed", "outcomes", "resolved", "servable", "version")
@@ -60,7 +61,7 @@ class Arm:
         self.drawn = 0
         self.keyed = 0
         self.outcomes = Outcomes(objective)
-        self.resolved: dict[str, Any] = {}
+        self.resolved: dict[Any, Any] = {}
 
     def failed(self, code: StatusCode) -> None:
         """Count a request that it was given and that has failed."""

@@ -71,7 +71,7 @@ class ExampleMethods:
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
             done = self._answering(call, resolved, "Classify", started, write)
-            return self._examples.classify(resolved, feed_input(request.input), call.deadline, done)
+            return self._examples.classify(resolved, _strings(resolved, request), call.deadline, done)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Classify", error)
             return None
@@ -89,7 +89,7 @@ class ExampleMethods:
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
             done = self._answering(call, resolved, "Regress", started, write)
-            return self._examples.regress(resolved, feed_input(request.input), call.deadline, done)
+            return self._examples.regress(resolved, _strings(resolved, request), call.deadline, done)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Regress", error)
             return None
@@ -112,7 +112,7 @@ class ExampleMethods:
                 return _multi_response(name, resolved.version, wanted, answers)
 
             done = self._answering(call, resolved, "MultiInference", started, write)
-            strings = feed_input(request.input)
+            strings = _strings(resolved, request)
             self._requests.count_examples(resolved.servable.model, len(strings))
             return self._examples.infer(resolved, wanted, strings, call.deadline, done)
         except Exception as error:  # noqa: BLE001 - told to the client
@@ -141,6 +141,15 @@ class ExampleMethods:
                 call.answer(message)
 
         return on_done
+
+
+def _strings(resolved: Resolved, request: Any) -> Array:
+    """Return the serialized examples of a request whose target is known."""
+    try:
+        return feed_input(request.input)
+    except ServingError as error:
+        resolved.refused(error)
+        raise
 
 
 def _multi_response(name: str, version: int, wanted: Plan, answers: list[Classifications | Array]) -> bytes:

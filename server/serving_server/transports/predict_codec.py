@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from serving_server.errors import InternalError, InvalidArgumentError, StatusCode
+from serving_server.errors import InternalError, InvalidArgumentError, ServingError, StatusCode
 from serving_server.inference import Inference, Resolved, VersionStatus
 from serving_server.inputs import check_inputs
 from serving_server.lifecycle.states import State
@@ -82,7 +82,14 @@ def predict_inputs(
         In TensorFlow Serving's order: the version, the signature, the names, the tensors.
     """
     resolved = inference.signature(*target(request), request.model_spec.signature_name, caller)
-    protos: Mapping[str, Any] = request.inputs
+    try:
+        return resolved, _arrays(resolved, request.inputs)
+    except ServingError as error:
+        resolved.refused(error)
+        raise
+
+
+def _arrays(resolved: Resolved, protos: Mapping[str, Any]) -> dict[str, Array]:
     check_inputs(resolved.signature, protos.keys())
     arrays = {}
     for alias, proto in sorted(protos.items()) if len(protos) > 1 else protos.items():  # the same error for all
@@ -90,7 +97,7 @@ def predict_inputs(
             arrays[alias] = to_array(proto)
         except (TensorParsingError, OverflowError) as error:
             raise InvalidArgumentError(f"tensor parsing error: {alias} ({error})") from None
-    return resolved, arrays
+    return arrays
 
 
 def encode_predict(name: str, resolved: Resolved, outputs: Mapping[str, Array], *, tensor_content: bool) -> bytes:

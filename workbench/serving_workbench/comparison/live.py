@@ -52,7 +52,7 @@ class ArmCounts(NamedTuple):
     expected : float
         Those that it should have been given by its shares.
     answered, errors, misses : int
-        Predict requests.
+        Of all methods.
     run, total : Sums
         Of the logarithm of seconds in the graph, and from taking a request to its answer.
     """
