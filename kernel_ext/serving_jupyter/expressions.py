@@ -151,6 +151,11 @@ def _problem(source: str) -> str | None:
     return None
 
 
+def _formatted(source: str) -> str:
+    """Return the f-string of what stands in its braces: an expression with a format."""
+    return f'f"""{{{source}}}"""'
+
+
 def evaluate(argument: str, shell: Any) -> object:
     """Return what an argument means in the shell's namespace: itself, or the value of its expressions.
 
@@ -192,7 +197,8 @@ def _read_argument(line: str, position: int) -> tuple[list[str | Expression], in
                 parts.append(text)
                 text = ""
             end = _end_of_expression(line, position)
-            parts.append(Expression(line[position + 1 : end].strip()))
+            source = line[position + 1 : end].strip()
+            parts.append(Expression(source if _problem(source) is None else _formatted(source)))
             position = end + 1
         elif character in "'\"":
             inside, position = _read_quoted(line, position)
@@ -227,15 +233,20 @@ def _end_of_expression(line: str, start: int) -> int:
     """Return the index of the brace that ends the expression which begins at `start`.
 
     Braces inside the expression (dicts, sets, f-strings, strings) make its end a question for Python's own parser: it
-    is the first closing brace before which there is a complete expression.
+    is the first closing brace before which there is a complete expression; else one with a format, as `{x:.3f}`.
     """
-    end, first = line.find("}", start), None
+    end, first, formatted = line.find("}", start), None, None
     while end >= 0:
-        problem = _problem(line[start + 1 : end].strip())
+        source = line[start + 1 : end].strip()
+        problem = _problem(source)
         if problem is None:
             return end
+        if formatted is None and re.search(r"[:!]", source) and _problem(_formatted(source)) is None:
+            formatted = end
         first = first or problem
         end = line.find("}", end + 1)
+    if formatted is not None:
+        return formatted
     if first is None:
         raise CommandLineError(f"The brace is not closed: {line[start:]}")
     raise CommandLineError(f"{line[start : line.find('}', start) + 1]} is no Python expression: {first}")

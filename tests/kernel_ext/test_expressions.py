@@ -69,6 +69,19 @@ def test_text_around_expressions_makes_text() -> None:
     assert value.variable is None
 
 
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("accuracy={x:.3f}", "accuracy=0.967"),
+        ("{x!r}", "0.96661"),
+        ("{x:{width}.1f}|{names['a:b']}", "     1.0|c"),
+    ],
+)
+def test_a_format_makes_text_as_in_an_f_string(argument: str, text: str) -> None:
+    (value,) = split(argument)
+    assert evaluate(value, Shell(x=0.96661, width=8, names={"a:b": "c"})) == text
+
+
 def test_plain_text_means_itself() -> None:
     assert evaluate("model", Shell(model=1)) == "model"
 

@@ -1,4 +1,4 @@
-"""The quickstart: as it is saved, and run from the beginning in a kernel of its own."""
+"""The quickstart, run from the beginning in a kernel of its own."""
 
 from __future__ import annotations
 
@@ -7,29 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from tests import leaks
-
-NOTEBOOK = Path(__file__).parent.parent.parent / "notebooks" / "01_quickstart.ipynb"
-
-
-def outputs_of(notebook: nbformat.NotebookNode) -> list[tuple[str, nbformat.NotebookNode]]:
-    """Source of each cell with each of its outputs."""
-    return [(cell.source, output) for cell in notebook.cells for output in cell.get("outputs", ())]
-
-
-def text_of(notebook: nbformat.NotebookNode) -> str:
-    """All that the cells printed and showed, as plain text."""
-    return "\n".join(
-        output.text if output.output_type == "stream" else str(output.get("data", {}).get("text/plain", ""))
-        for _, output in outputs_of(notebook)
-    )
-
-
-@pytest.fixture(scope="module")
-def saved() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOK, as_version=4)
+from tests.notebooks.running import run_without_leaks, text_of
 
 
 @pytest.fixture(scope="module")
@@ -38,48 +17,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def executed(saved: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """The notebook after a run in a fresh kernel, with a runtime folder of its own: nobody else's server is there."""
-    notebook = nbformat.from_dict(saved)
-    where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where, coalesce_streams=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
-        client.execute()
-    return notebook
+def executed(folder: Path) -> nbformat.NotebookNode:
+    return run_without_leaks("01_quickstart", folder)
 
 
-# --- as it is saved ------------------------------------------------------------------------------------------------
-
-
-def test_the_saved_notebook_is_complete_and_clean(saved: nbformat.NotebookNode) -> None:
-    nbformat.validate(saved)
-    assert saved.metadata == {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    code = [cell for cell in saved.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from the beginning, once"
-    assert all(cell.metadata == {} for cell in saved.cells)
-    assert not [output for _, output in outputs_of(saved) if output.output_type == "error"]
-    assert not [output for _, output in outputs_of(saved) if output.get("name") == "stderr"]
-
-
-def test_the_saved_outputs_name_no_folder_of_the_machine_they_were_made_on(saved: nbformat.NotebookNode) -> None:
-    for source, output in outputs_of(saved):
-        shown = str(dict(output))
-        assert not re.search(r"(?<![\w:.])/(?:home|root|tmp|usr|var|opt|work|Users|private)\b", shown), source
-
-
-# --- run -----------------------------------------------------------------------------------------------------------
-
-
-def test_it_runs_and_leaves_nothing_but_the_exported_versions(folder: Path, request: pytest.FixtureRequest) -> None:
-    before = leaks.the_watch().snapshot()
-    request.getfixturevalue("executed")
-    assert leaks.the_watch().leaks(before) == []
-    # A lock file stays: removing one that somebody is about to lock would give each its own.
-    assert {path.suffix for path in (folder / "runtime").iterdir()} <= {".lock"}
+@pytest.mark.usefixtures("executed")
+def test_it_runs_and_leaves_nothing_but_the_exported_versions(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "models" / "digits").iterdir()) == ["1", "2"]
 
 

@@ -106,3 +106,35 @@ def test_labels_of_versions_that_are_gone_are_not_put_back() -> None:
     model = {"base_path": "/m", "policy": {}, "batching": None, "labels": {"new": 2, "old": 1, "older": 0}}
     status = {"models": {"m": {**model, "versions": versions, "serving_version": 2}}}
     assert models_of(status)["m"]["labels"] == {"new": 2}
+
+
+def test_a_version_beside_is_proved_and_asked_by_label_only(
+    serve: Callable[..., sw.ServedModel], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(source("half_plus_two"), beside=True, label="stable")
+    assert served.serving_version == 1, "a first version answers"
+    served = serve(source("half_plus_two", 2), beside=True, label="canary")
+    assert (served.version, served.serving_version) == (2, 1)
+    assert served.messages == [f"Version 2 of '{served.name}' is proved and loaded beside version 1, which answers."]
+    assert settings(served)[0] == {"stable": 1, "canary": 2}
+    assert served.predict(np.float32([2.0])).tolist() == [3.0]
+    assert served.predict(np.float32([2.0]), "canary").tolist() == [4.0]
+    # Whoever starts a server on this folder is told the same; a split reaches both; and a rollback goes forward.
+    known = models_of(served.server.control.status())[served.name]
+    assert (known["policy"], known["held"]) == ({"specific": {"versions": [1]}}, {2: False})
+    served.traffic({1: 50, 2: 50})
+    assert {served.predict(np.float32([2.0])).item() for _ in range(64)} == {3.0, 4.0}
+    assert served.rollback(to=2) == 2
+    assert served.predict(np.float32([2.0])).tolist() == [4.0]
+    # Beside a pinned one, and one that fails: nothing changes.
+    assert serve(source("half_plus_two"), beside=True).serving_version == 2
+    policy = served.describe()["policy"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise sw.ProofError("no")
+
+    monkeypatch.setattr("serving_workbench.deployment.prove", fail)
+    with pytest.raises(sw.ProofError):
+        serve(source("half_plus_two"), beside=True, label="canary")
+    assert served.describe()["policy"] == policy
+    assert settings(served)[0]["canary"] == 2

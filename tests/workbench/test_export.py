@@ -160,6 +160,32 @@ def test_a_module(tf: ModuleType, export: Export) -> None:
     assert set(answers(exported, signatures, "both")) == {"output_0", "output_1"}
 
 
+def test_a_module_around_a_keras_model_brings_its_variables(
+    tf: ModuleType, keras: ModuleType, export: Export, tmp_path: Path
+) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+
+    class Doubled(tf.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
+        def __call__(self, x: Any) -> dict[str, Any]:
+            return {"y": 2 * self.model(x)}
+
+    module = Doubled()
+    before = set(vars(module))
+    _, signatures = export(module)
+    assert set(vars(module)) == before
+    one = signatures["serving_default"]
+    x = np.ones((1, 3), np.float32)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # as the worker does
+        tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "out0"))
+        (y,) = session.run([one.outputs["y"].tensor_name], {one.inputs["x"].tensor_name: x})
+    np.testing.assert_allclose(y, 2 * np.asarray(model(x)), rtol=1e-6)
+
+
 def test_a_module_without_a_signature_says_how_to_decorate(tf: ModuleType, export: Export) -> None:
     class Plain(tf.Module):  # type: ignore[name-defined, misc]
         @tf.function

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -91,6 +92,16 @@ def test_a_good_version_goes_through_and_answers_alone(arms: sw.ServedModel) -> 
     assert events(arms, found["ramp"]) == ["begun", "step", "passed", "step", "passed", "finished"]
     assert load.failed == []
     assert arms.describe()["traffic"]["weights"] is None
+
+
+def test_a_version_that_was_loaded_beside_by_hand_answers_alone_too(arms: sw.ServedModel) -> None:
+    arms.load(2)
+    assert [each["held"] for each in arms.describe()["versions"] if each["version"] == 2] == [True]
+    with Load(arms) as load:
+        arms.ramp(2, **QUICK)
+        assert until_over(arms)["state"] == "finished"
+        wait_until(lambda: arms.serving_version == 2, what="version 2")
+    assert load.failed == []
 
 
 def test_a_slow_version_goes_back_by_itself_without_a_failed_request(arms: sw.ServedModel) -> None:
@@ -179,12 +190,16 @@ def test_what_is_wrong_is_named_and_changes_nothing(arms: sw.ServedModel, option
     assert arms.serving_version == 1
 
 
+def last_period(arms: sw.ServedModel) -> pd.DataFrame:
+    frame = arms.outcomes()
+    return frame[frame["period"] == frame["period"].max()]
+
+
 def test_outcomes_tell_the_versions_apart(arms: sw.ServedModel) -> None:
     arms.traffic({1: 50, 5: 50})
     with Load(arms):
-        wait_until(lambda: arms.outcomes()["answered"].sum() >= 300, what="300 answers")
-    frame = arms.outcomes()
-    last = frame[frame["period"] == frame["period"].max()].set_index("version")
+        wait_until(lambda: last_period(arms)["answered"].sum() >= 300, what="300 answers")
+    last = last_period(arms).set_index("version")
     assert last.loc[5, "run_ms"] > 2 * last.loc[1, "run_ms"]
     assert (last["total_ms"] >= last["run_ms"]).all()
     assert last["errors"].sum() == 0

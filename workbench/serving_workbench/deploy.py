@@ -59,6 +59,7 @@ def serve(
     metrics: Mapping[str, float] | None = None,
     label: str | Sequence[str] | None = None,
     batching: object = None,
+    beside: bool = False,
 ) -> ServedModel:
     """Serve a model: export it as the next version, load it beside the old one, prove it, switch over.
 
@@ -102,6 +103,9 @@ def serve(
         Labels that point at the version when it is proved, such as ``"canary"``.
     batching : str, Path, mapping or bool, optional
         How the model's requests are put together from now on: see `serving_workbench.config`. By default as before.
+    beside : bool
+        The version is loaded and proved, and the one that answers goes on answering: the new one is reached by its
+        number and its labels, and gets what a split, a mirror or a ramp gives it. A first version answers all the same.
 
     Returns
     -------
@@ -127,7 +131,7 @@ def serve(
             started = Server.find(instance) is None
             folder = None if root is None else Path(root).expanduser().absolute()
             server = Server.launch(instance, root=folder, keep=keep, timeout=min(timeout, 60.0))
-            deployment = Deployment(server, name, folder, steps, timeout, settings)
+            deployment = Deployment(server, name, folder, steps, timeout, settings, beside=beside)
             noted = partial(write_notes, model=model, note=note, metrics=numbers)
             return deployment.run(model, version, signatures, sample, limits, warmup, noted)
         except BaseException as error:

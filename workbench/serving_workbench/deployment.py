@@ -56,10 +56,21 @@ class Deployment:
     steps : Progress
     timeout : float
         Seconds for the version to answer.
+    settings : DeploySettings
+    beside : bool
+        Whether the version that answers now goes on answering.
     """
 
     def __init__(
-        self, server: Server, name: str, root: Path | None, steps: Progress, timeout: float, settings: DeploySettings
+        self,
+        server: Server,
+        name: str,
+        root: Path | None,
+        steps: Progress,
+        timeout: float,
+        settings: DeploySettings,
+        *,
+        beside: bool = False,
     ) -> None:
         self.server = server
         self.control = server.control
@@ -67,6 +78,7 @@ class Deployment:
         self.steps = steps
         self.timeout = timeout
         self._settings = settings
+        self._beside = beside
         self._before = self._known_model()
         self._added = False
         self._moved = False
@@ -141,7 +153,11 @@ class Deployment:
     def _about_others(self, publication: Publication, serving: int) -> list[str]:
         """Return what there is to tell of others who deploy this model at the same time."""
         version, messages = publication.version, []
-        if serving != version:
+        if serving != version and self._beside:
+            messages.append(
+                f"Version {version} of '{self.name}' is proved and loaded beside version {serving}, which answers."
+            )
+        elif serving != version:
             messages.append(
                 f"Version {serving} of '{self.name}', deployed meanwhile, answers now; version {version} is proved and "
                 f"kept: rollback(to={version}) would have it answer."
@@ -243,7 +259,10 @@ class Deployment:
         """Let unversioned requests move to a proved version; a rollback's pin ends with it. Return what answers."""
         # While the version is held, so that the labels' requests move before the version that they leave is unloaded.
         self._settings.point_labels(self.control, self.name, version)
-        pinned = self.control.model(self.name)["policy"].get("specific")
+        model = self.control.model(self.name)
+        if self._beside and model["serving_version"] is not None:
+            return self._stay_beside(model, version)
+        pinned = model["policy"].get("specific")
         if pinned is not None:
             # Both wanted while they change places. With `latest` set first, a version between the two would be loaded
             # and served for a moment.
@@ -255,6 +274,17 @@ class Deployment:
             before = {} if self._before is None else self._before["policy"]
             after = {"latest": {"num_versions": 1}} if not before or "specific" in before else before
             self.control.put_policy(self.name, after)
+        return serving
+
+    def _stay_beside(self, model: Mapping[str, Any], version: int) -> int:
+        """Let what answers go on answering, also after a restart of the server: the newest version is not wanted."""
+        if chooses(model["policy"], version, versions_on_disk(self._base)):
+            others = [
+                found["version"] for found in model["versions"] if found["state"] == "AVAILABLE" and not found["held"]
+            ]
+            self._pinned = model["policy"]
+            self.control.put_policy(self.name, {"specific": {"versions": sorted(others)}})
+        serving: int = model["serving_version"]
         return serving
 
     # --- back to what was before ---

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _save(root: Any, functions: dict[str, Any], destination: Path) -> dict[str, 
     with disk_errors(destination, "export the model to"):
         ensure_free_space(destination, sum(v.shape.num_elements() * v.dtype.size for v in variables.values()))
     try:
-        with quiet():
+        with quiet(), _holding(root, list(variables.values())):
             tf.saved_model.save(root, str(destination), signatures=functions)
     except AssertionError as error:
         # TensorFlow's way of saying that a captured table or variable hangs on no object that is saved.
@@ -146,6 +146,21 @@ def _save(root: Any, functions: dict[str, Any], destination: Path) -> dict[str, 
             hint="Put the functions and everything they use on one tf.Module, and serve that.",
         ) from error
     return {name: _reference(tf, function) for name, function in concrete.items()}
+
+
+@contextmanager
+def _holding(root: Any, variables: list[Any]) -> Iterator[None]:
+    """Have the object that is saved hold the variables themselves while it is saved.
+
+    A `tf.Module` with a Keras 3 model in it holds Keras's wrappers of variables, and whoever loads the SavedModel into
+    a session finds the variables inside not set.
+    """
+    root._serving_workbench_variables = variables
+    try:
+        yield
+    finally:
+        with suppress(AttributeError):  # the same object is being saved by another thread
+            del root._serving_workbench_variables
 
 
 def _reference(tf: Any, function: Any) -> Reference:

@@ -21,6 +21,7 @@ __all__ = [
     "fsync_tree",
     "human_bytes",
     "no_space_error",
+    "shown_path",
 ]
 
 
@@ -32,6 +33,12 @@ def human_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def shown_path(path: str) -> str:
+    """Return a path as people read it: relative when it lies below the present folder."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if "://" not in path and Path(path).is_relative_to(here) else path
 
 
 def can(path: Path, mode: int) -> bool:

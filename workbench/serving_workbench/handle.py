@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from serving_server.signatures import Signature
 from serving_workbench import version_changes
 from serving_workbench.errors import ControlError, DeployError, ModelNotServedError
+from serving_workbench.files import shown_path
 from serving_workbench.mirroring import mirror_text, pairs_frame
 from serving_workbench.prove import Proof
 from serving_workbench.publish import versions_on_disk
@@ -159,7 +160,7 @@ class ServedModel:
         model = self.describe()
         mirror = model.get("mirror") or {}
         facts = [policy_text(model["policy"]), traffic_text(model.get("traffic"))]
-        facts += [mirror_text(mirror) if mirror.get("active") else "", f"from {model['base_path']}"]
+        facts += [mirror_text(mirror) if mirror.get("active") else "", f"from {shown_path(model['base_path'])}"]
         title = f"{self.name}: {', '.join(filter(None, facts))}"
         rows = version_rows(model)
         if any(row["state"] == "REJECTED" for row in rows):

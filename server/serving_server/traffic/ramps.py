@@ -252,6 +252,7 @@ class Ramps:
             self._close(ramp, "finished", f"version {plan.candidate} keeps {plan.steps[-1]:g} % of the requests")
         else:
             self._manager.set_policy(ramp.model, Specific([plan.candidate]))
+            self._manager.promote(ramp.model, plan.candidate)  # it may have been held: loaded beside by hand
             self._close(ramp, "finished", f"version {plan.candidate} answers all requests")
 
     def _note_step(self, ramp: _Ramp) -> None:

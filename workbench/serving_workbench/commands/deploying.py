@@ -45,6 +45,8 @@ def _arguments(parser: Parser) -> None:
     parser.add("--batching", offers=["on", "off"], role="file", metavar="FILE", help=given)
     pointing = "a label that points at it when it is proved; repeat it for several"
     parser.add("--label", kind=kinds.text, role="label", action="append", metavar="L", help=pointing)
+    beside = "load and prove it, but let the version that answers go on: ask it by --label or number"
+    parser.add("--beside", action="store_true", help=beside)
     parser.add("--note", kind=kinds.text, metavar="TEXT", help="what is worth knowing of this version")
     measured = "how good it is: accuracy=0.97; repeat it for several"
     parser.add("--metric", kind=kinds.metric, action="append", metavar="NAME=NUMBER", help=measured)
@@ -79,6 +81,7 @@ def _run(arguments: argparse.Namespace, place: Place) -> sw.ServedModel:
         warmup=_evaluated(arguments.warmup, place),
         batching=_evaluated(arguments.batching, place),
         label=arguments.label,
+        beside=arguments.beside,
         note=arguments.note,
         metrics=dict(arguments.metric) if arguments.metric else None,
         **options,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 __all__ = [
     "assignment",
+    "increase",
     "label",
     "metric",
     "number",
@@ -110,12 +112,20 @@ def number(value: Any) -> float:
 
 def percent(value: Any) -> float:
     """Return percent: ``10%``, ``10``."""
+    found = increase(value)
+    if found > 100:
+        raise argparse.ArgumentTypeError(f"{value!r} is not from 0% to 100%")
+    return found
+
+
+def increase(value: Any) -> float:
+    """Return percent that may be more than all: ``150%`` longer."""
     try:
         found = float(str(value).strip().removesuffix("%"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is no percentage such as 10%") from None
-    if not 0 <= found <= 100:
-        raise argparse.ArgumentTypeError(f"{value!r} is not from 0% to 100%")
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{value!r} is not 0% or more")
     return found
 
 
