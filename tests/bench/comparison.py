@@ -73,7 +73,7 @@ def tab(served: sw.ServedModel, images: np.ndarray, reads: int) -> None:
     D1 and D3 of a dashboard: CPU time of a reading in the kernel (two a second), and how much the kernel grows.
     """
     # Loaded again after `live`: both answer.
-    first, second = served.versions()[-2:]
+    first, second = served.versions[-2:]
     served.traffic({first: 50, second: 50})
     shown = sw.ab(served, first, second)
     process = psutil.Process()
