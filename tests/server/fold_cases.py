@@ -20,6 +20,7 @@ from serving_server.signatures import parse_signatures
 from serving_server.worker.fold import unfused_products
 from serving_server.worker.freeze import freeze
 from serving_server.worker.model import Model
+from serving_server.worker.statefulness import variable_bytes
 from tests.models import _save_graph
 
 #: Rows of the calls, in this order on one callable: whatever is packed for one size meets another.
@@ -145,9 +146,25 @@ def _examine(path: Path, case: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
     return result
 
 
+def _too_large(path: Path) -> dict[str, Any]:
+    """Return what `freeze` says of a Keras export whose weights are one byte more than allowed, and not."""
+    model = Model(path, ["serve"], decide(SessionFlags()).config)
+    signatures = parse_signatures(model.signature_defs().signature_def)
+    outputs = [spec.tensor_name for spec in signatures["serving_default"].outputs.values()]
+    size = variable_bytes(model.session.graph, outputs)
+    found = {
+        "bytes": size,
+        "refused": dict(freeze(model.session, model.config, signatures, {}, size - 1).reasons),
+        "allowed": list(freeze(model.session, model.config, signatures, {}, size).signatures),
+    }
+    model.session.close()
+    return found
+
+
 def main() -> None:
-    root = Path(sys.argv[1])
-    print(json.dumps({case.__name__: _examine(root / case.__name__, case) for case in CASES}))
+    root, keras = Path(sys.argv[1]), Path(sys.argv[2])
+    found = {case.__name__: _examine(root / case.__name__, case) for case in CASES}
+    print(json.dumps({**found, "keras": _too_large(keras)}))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,20 @@ LEFT_ALONE = {
     "fed_scale": {"Conv2D": 1, "Mean": 1, "Mul": 1},
 }
 
+#: 784-512-512-10 with biases, float32.
+MLP_BYTES = 4 * (784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10)
+
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def cases(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.server.fold_cases", str(tmp_path_factory.mktemp("fold"))],
+        [
+            sys.executable,
+            "-m",
+            "tests.server.fold_cases",
+            str(tmp_path_factory.mktemp("fold")),
+            str(models_dir / "mlp" / "1"),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -41,7 +50,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    assert found.keys() == FOLDED.keys() | LEFT_ALONE.keys()
+    assert found.keys() == FOLDED.keys() | LEFT_ALONE.keys() | {"keras"}
     return found
 
 
@@ -64,3 +73,12 @@ def test_products_with_constant_weights_are_kept_from_fusion(cases: dict[str, di
         "product_normalized": 1,
         "product_with_bias": 2,
     }
+
+
+def test_variables_over_the_limit_stay_variables(cases: dict[str, dict[str, Any]]) -> None:
+    """A Keras export, whose graph has no collection of variables."""
+    found = cases["keras"]
+    assert found["bytes"] == MLP_BYTES
+    assert "serving_default" in found["allowed"]
+    assert found["refused"].keys() >= set(found["allowed"])
+    assert all("its variables take" in found["refused"][name] for name in found["allowed"])

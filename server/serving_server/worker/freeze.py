@@ -20,9 +20,9 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from serving_server.signatures import INIT_SIGNATURES, Signature
 from serving_server.tensors import Array
 from serving_server.worker.fold import fold, simplify, unfused_products
-from serving_server.worker.statefulness import only_reads_variables
+from serving_server.worker.statefulness import only_reads_variables, variable_bytes
 
-__all__ = ["TOLERANCE", "Frozen", "draw_sample", "freeze", "frozen_callable"]
+__all__ = ["MAX_BYTES", "TOLERANCE", "Frozen", "draw_sample", "freeze", "frozen_callable"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ TOLERANCE: Final = 1e-5
 _COARSE: Final = {"float16": 2e-3, "bfloat16": 2e-2}
 
 #: A GraphDef cannot be over 2 GB, and while both graphs are there the weights are in memory three times. Bytes.
-_MAX_BYTES: Final = 1 << 30
+MAX_BYTES: Final = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +64,11 @@ class Frozen:
 
 
 def freeze(
-    session: Any, config: Any, signatures: Mapping[str, Signature], samples: Mapping[str, Sequence[dict[str, Array]]]
+    session: Any,
+    config: Any,
+    signatures: Mapping[str, Signature],
+    samples: Mapping[str, Sequence[dict[str, Array]]],
+    max_bytes: int = MAX_BYTES,
 ) -> Frozen:
     """Make the frozen twin of a session's graph.
 
@@ -77,6 +81,8 @@ def freeze(
     signatures : mapping of str to Signature
     samples : mapping of str to list of inputs by alias
         Real inputs by signature, such as warmup records; where there are none they are drawn.
+    max_bytes : int
+        Of the variables that all signatures read together; with more, nothing is frozen.
     """
     graph = session.graph
     reasons: dict[str, str] = {}
@@ -87,8 +93,9 @@ def freeze(
             candidates[name] = signature
         else:
             reasons[name] = reason
-    if candidates and (size := _variable_bytes(graph)) > _MAX_BYTES:
-        reasons |= dict.fromkeys(candidates, f"its variables take {size / 1e6:.0f} MB, over {_MAX_BYTES / 1e6:.0f}")
+    outputs = [spec.tensor_name for signature in candidates.values() for spec in signature.outputs.values()]
+    if (size := variable_bytes(graph, outputs)) > max_bytes:
+        reasons |= dict.fromkeys(candidates, f"its variables take {size / 1e6:.4g} MB, over {max_bytes / 1e6:.4g}")
         candidates = {}
     if not candidates:
         return Frozen(None, (), reasons)
@@ -136,13 +143,6 @@ def _why_not(graph: Any, name: str, signature: Signature) -> str | None:
     if any(spec.dtype is None or not spec.tensor_name for spec in specs):
         return "it has sparse, composite or unsupported tensors"
     return only_reads_variables(graph, [spec.tensor_name for spec in signature.outputs.values()])
-
-
-def _variable_bytes(graph: Any) -> int:
-    total = 0
-    for variable in graph.get_collection(tf.compat.v1.GraphKeys.GLOBAL_VARIABLES):
-        total += (variable.shape.num_elements() or 0) * variable.dtype.base_dtype.size
-    return total
 
 
 def _definitions(session: Any, signatures: Mapping[str, Signature]) -> Iterator[tuple[Any, bool]]:

@@ -7,12 +7,13 @@ shares buffers instead of copying them; such a graph is fed copies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-__all__ = ["keeps_feeds", "only_reads_variables", "stateful_ops"]
+__all__ = ["keeps_feeds", "only_reads_variables", "stateful_ops", "variable_bytes"]
 
 #: Stateful ops that read state, make handles, call functions or draw numbers, and never store an input tensor.
 _HARMLESS: Final = frozenset(
@@ -119,19 +120,11 @@ def stateful_ops(graph: Any, fetches: Sequence[str]) -> set[str]:
     """Return the types of all stateful ops between the feeds and these fetches, functions included."""
     functions = _functions(graph)
     found: set[str] = set()
-    seen_ops: set[str] = set()
     called: set[str] = set()
-    pending = [graph.as_graph_element(name).op for name in fetches]
-    while pending:
-        op = pending.pop()
-        if op.name in seen_ops:
-            continue
-        seen_ops.add(op.name)
+    for op in _behind(graph, fetches):
         if _stateful(op.type):
             found.add(op.type)
         called |= _callees(op.node_def)
-        pending += [tensor.op for tensor in op.inputs]
-        pending += op.control_inputs
     done: set[str] = set()
     while called - done:
         name = (called - done).pop()
@@ -141,6 +134,33 @@ def stateful_ops(graph: Any, fetches: Sequence[str]) -> set[str]:
                 found.add(node.op)
             called |= _callees(node)
     return found
+
+
+def variable_bytes(graph: Any, fetches: Sequence[str]) -> int:
+    """Return what the variables that these fetches read take together, in bytes; of unknown shapes, nothing.
+
+    Asks the ops themselves: collections name the variables of graphs that `tf.compat.v1` has built only.
+    """
+    found: dict[str, int] = {}
+    for op in _behind(graph, fetches):
+        if op.type in _VARIABLES:
+            elements = tf.TensorShape(op.get_attr("shape")).num_elements() or 0
+            dtype = tf.as_dtype(op.get_attr("dtype"))
+            found[op.name] = elements * dtype.size
+    return sum(found.values())
+
+
+def _behind(graph: Any, fetches: Sequence[str]) -> Iterator[Any]:
+    """Generate all ops that these fetches need, each once; bodies of functions are not among them."""
+    seen: set[str] = set()
+    pending = [graph.as_graph_element(name).op for name in fetches]
+    while pending:
+        op = pending.pop()
+        if op.name not in seen:
+            seen.add(op.name)
+            yield op
+            pending += [tensor.op for tensor in op.inputs]
+            pending += op.control_inputs
 
 
 def _functions(graph: Any) -> dict[str, Any]:
