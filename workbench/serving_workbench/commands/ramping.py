@@ -24,7 +24,7 @@ def _arguments(parser: Parser) -> None:
     least = "requests of the version in each step, at least (200)"
     parser.add("--requests", kind=kinds.whole, metavar="N", default=200, help=least)
     parser.add("--errors", kind=kinds.percent, metavar="P", default=1.0, help="by how much more may fail (1%%)")
-    parser.add("--slower", kind=kinds.increase, metavar="P", default=100.0, help="by how much longer it may run (100%%)")
+    parser.add("--slower", kind=kinds.increase, metavar="P", default=100.0, help="by how much slower (100%%)")
     parser.add("--slo", kind=kinds.seconds, metavar="T", help="objective of each answer: 20ms")
     parser.add("--misses", kind=kinds.percent, metavar="P", default=2.0, help="by how much more may miss it (2%%)")
     parser.add("--key", kind=kinds.text, metavar="HEADER", help="a header whose values stay with their version")
