@@ -54,6 +54,7 @@ VERSIONS: dict[str, tuple[int, ...]] = {
     "slow": (1,),
     "mlp": (1,),
     "digits": (1,),
+    "dominated": (1, 2),
     "no_signatures": (1,),
     "counter": (1,),
     "variable_length": (1,),
@@ -280,6 +281,25 @@ def _digits(tf: Any, path: Path, version: int) -> None:
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(pixels.astype("float32") / 16, labels, epochs=1, verbose=0)
     model.export(str(path), verbose=False)
+
+
+def _dominated(tf: Any, path: Path, version: int) -> None:
+    """Two products, the first of 16 times as many operations as the second; version 2 has another one after them.
+
+    ``x`` float32 [-1, 512] -> ``y`` float32 [-1, 32]. Variables: ``heavy`` 8 MiB, ``light`` 512 KiB.
+    """
+
+    def build() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 512], name="x")
+        draw = tf.compat.v1.random_normal_initializer(stddev=0.02, seed=7)
+        heavy = tf.compat.v1.get_variable("heavy", [512, 4096], initializer=draw, use_resource=True)
+        light = tf.compat.v1.get_variable("light", [4096, 32], initializer=draw, use_resource=True)
+        y = tf.matmul(tf.nn.relu(tf.matmul(x, heavy, name="heavy_product")), light, name="light_product")
+        if version == 2:
+            y = tf.nn.tanh(y, name="squashed")
+        return {"serving_default": ({"x": x}, {"y": y})}
+
+    _save_graph(tf, path, build)
 
 
 def _no_signatures(tf: Any, path: Path, version: int) -> None:

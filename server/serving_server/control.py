@@ -40,6 +40,7 @@ from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
 from serving_server.traffic.ramp_plan import RampPlan
 from serving_server.traffic.wish import Wish as TrafficWish
+from serving_server.version_profiles import OpWish, profile_ops
 
 __all__ = ["API_VERSION", "Control"]
 
@@ -122,6 +123,7 @@ class Control:
             ("GET", model + r"/mirror/pairs/(?P<after>\d{1,19})", self._get_pairs),
             ("POST", model + "/warmup", self._post_warmup),
             ("POST", model + "/service_times", self._post_service_times),
+            ("POST", model + r"/versions/(?P<version>\d{1,19})/profile/ops", self._post_profile_ops),
             ("GET", model + "/live", self._get_live),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
@@ -132,7 +134,7 @@ class Control:
         task = asyncio.get_running_loop().create_task(self._respond(request, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not request.target.partition("?")[0].endswith(("/warmup", "/service_times")):
+        if not request.target.partition("?")[0].endswith(("/warmup", "/service_times", "/profile/ops")):
             return None  # what changes models goes on when its client goes away
 
         def cancel() -> None:
@@ -324,6 +326,11 @@ class Control:
         spec = wish.request.model_spec
         served = self._catalog.served(name, spec.version.value if spec.HasField("version") else None)
         return await measure(served, wish)
+
+    async def _post_profile_ops(self, body: Any, name: str, version: str) -> _Result:
+        known = {field.name for field in dataclasses.fields(OpWish)}
+        wish = OpWish.from_json(_fields(body, known))
+        return await profile_ops(self._catalog.served(name, int(version)), wish)
 
     def _batching_json(self, name: str) -> dict[str, Any] | None:
         self._catalog.policy(name)

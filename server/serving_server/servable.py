@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import psutil
@@ -187,9 +187,9 @@ class ServedVersion:
         elif event == "failed":
             self._fail_load(ServingError(message["message"], StatusCode(message["code"])))
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         assert self._control is not None, "not loaded"
-        self._control.send(message)
+        self._control.send(message, fds)
 
     def _next_step(self, step: str) -> None:
         if step == "warmup":

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from serving_workbench.load.result import LoadResult
     from serving_workbench.load.testing import loadtest
     from serving_workbench.manage.panel import panel
+    from serving_workbench.profiling.comparison import ProfileComparison
+    from serving_workbench.profiling.entry import compare_profiles, profile
+    from serving_workbench.profiling.result import ProfileResult
     from serving_workbench.replay_result import ReplayResult
     from serving_workbench.replaying import replay
     from serving_workbench.server import Server
@@ -78,6 +81,8 @@ __all__ = [
     "LoadResult",
     "ModelNotServedError",
     "PredictError",
+    "ProfileComparison",
+    "ProfileResult",
     "ProofError",
     "PublishError",
     "RecordError",
@@ -97,6 +102,7 @@ __all__ = [
     "compare",
     "compare_live",
     "compare_mirrored",
+    "compare_profiles",
     "config",
     "connect",
     "follow_logs",
@@ -108,6 +114,7 @@ __all__ = [
     "logs",
     "panel",
     "predict",
+    "profile",
     "replay",
     "restart",
     "rollback",
@@ -137,6 +144,10 @@ _HOME = {
     "panel": "manage.panel",
     "LoadResult": "load.result",
     "loadtest": "load.testing",
+    "ProfileComparison": "profiling.comparison",
+    "ProfileResult": "profiling.result",
+    "compare_profiles": "profiling.entry",
+    "profile": "profiling.entry",
     "ReplayResult": "replay_result",
     "replay": "replaying",
     "Server": "server",

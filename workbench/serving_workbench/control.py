@@ -245,6 +245,13 @@ class ControlClient:
         body = {"seconds": seconds, **wish}
         return dict(self.request("POST", f"{_model(name)}/service_times", body, patience=120.0 + seconds))
 
+    def profile_ops(self, name: str, version: int, *, seconds: float, **wish: Any) -> dict[str, Any]:
+        """Where the time of a version's runs goes; `wish` as the server's route takes it. Waits."""
+        # Three runs of each kind are made however long they take.
+        body = {**wish, "seconds": seconds}
+        path = f"{_model(name)}/versions/{version}/profile/ops"
+        return dict(self.request("POST", path, body, patience=120.0 + seconds))
+
     def live(self, name: str) -> dict[str, Any]:
         """What a dashboard shows: ``version`` that answers, ``batching``, ``statistics`` of that version."""
         return dict(self.request("GET", f"{_model(name)}/live"))

@@ -24,6 +24,7 @@ from serving_server.tensors import Array
 from serving_server.worker import files, warmup
 from serving_server.worker.lane import Lane
 from serving_server.worker.model import Model, as_serving_error, load_op_libraries
+from serving_server.worker.profile_inputs import Loaded
 from serving_server.worker.profiler import Profiler
 from serving_server.worker.runner import Runner
 
@@ -62,9 +63,10 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     control = BlockingLines(socket.socket(fileno=fds[0]))
     additions: list[list[int]] = []
     loaded = threading.Event()
+    profiler = Profiler(control)
     # A thread of its own watches the front: while a load or a long run holds all others, the front's end must still
     # end this process.
-    watcher = threading.Thread(target=_watch, args=(control, additions, loaded), name="control", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(control, additions, loaded, profiler), name="control", daemon=True)
     watcher.start()
     started = time.monotonic()
     path = to_place(spec["path"])
@@ -103,6 +105,9 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     gc.freeze()
     _trim()
     _add_lanes(model, fds[1:])
+    profiler.attach(
+        model, Loaded(signatures, definitions.signature_def, path, check_method_names=spec["check_method_names"])
+    )
     control.send(
         {
             "event": "ready",
@@ -151,8 +156,7 @@ def _add_lanes(model: Runner, fds: list[int]) -> None:
         threading.Thread(target=lane.serve, name=f"lane-{index // 3}", daemon=True).start()
 
 
-def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.Event) -> None:
-    profiler = Profiler(control)
+def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.Event, profiler: Profiler) -> None:
     while True:
         received = control.receive()
         if received is None:
@@ -162,7 +166,7 @@ def _watch(control: BlockingLines, additions: list[list[int]], wake: threading.E
         if message["op"] == "lanes":
             additions.append(fds)
             wake.set()
-        elif message["op"] == "profile":
-            profiler.start(message)
         elif message["op"] == "end_profile":
-            profiler.stop()
+            profiler.stop(message["id"])
+        else:
+            profiler.start(message, fds)

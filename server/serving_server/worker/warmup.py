@@ -37,7 +37,7 @@ from serving_server.worker import files
 from serving_server.worker.model import as_serving_error
 from serving_server.worker.runner import Runner
 
-__all__ = ["WarmupRequest", "read", "replay"]
+__all__ = ["WarmupRequest", "of_request", "read", "replay"]
 
 
 def _records(path: Place) -> Iterator[Any]:
@@ -97,7 +97,7 @@ def read(
     path = warmup_file(version_folder)
     if not files.exists(path):
         return []
-    reader = _Reader(signatures, definitions, check_method_names)
+    reader = _Reader(signatures, definitions, check_method_names=check_method_names)
     requests = []
     for number, entry in enumerate(_records(path), 1):
         try:
@@ -109,10 +109,21 @@ def read(
     return requests
 
 
+def of_request(signatures: Mapping[str, Signature], request: Any) -> WarmupRequest:
+    """Return a PredictRequest as what can be run.
+
+    Raises
+    ------
+    ServingError
+        It does not fit the model.
+    """
+    return _Reader(signatures, {}, check_method_names=False).predict(request)
+
+
 class _Reader:
     """Turns records into requests by the rules that requests of clients are under."""
 
-    def __init__(self, signatures: Mapping[str, Signature], definitions: Any, check_method_names: bool) -> None:
+    def __init__(self, signatures: Mapping[str, Signature], definitions: Any, *, check_method_names: bool) -> None:
         self._signatures = signatures
         self._definitions = definitions
         self._check = check_method_names
@@ -121,7 +132,7 @@ class _Reader:
         """Return the request of a `PredictionLog`; None when it holds none."""
         kind = entry.WhichOneof("log_type")
         if kind == "predict_log":
-            return self._predict(entry.predict_log.request)
+            return self.predict(entry.predict_log.request)
         if kind == "classify_log":
             return self._examples(entry.classify_log.request, classification.check, classification.result)
         if kind == "regress_log":
@@ -138,7 +149,8 @@ class _Reader:
             number = entry.DESCRIPTOR.fields_by_name[kind].number
         raise UnimplementedError(f"Unsupported log_type for warmup: {number}")
 
-    def _predict(self, request: Any) -> WarmupRequest:
+    def predict(self, request: Any) -> WarmupRequest:
+        """Return what a PredictRequest asks for."""
         signature = signature_of(self._signatures, request.model_spec.signature_name)
         if self._check:
             check_method(signature)

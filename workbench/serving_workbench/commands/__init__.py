@@ -17,6 +17,7 @@ from serving_workbench.commands import (
     mirroring,
     panelling,
     predicting,
+    profiling,
     ramping,
     remembering,
     splitting,
@@ -53,4 +54,5 @@ COMMANDS: tuple[Command, ...] = (
     loading.LOADTEST,
     tuning.TUNE,
     comparing.AB,
+    profiling.PROFILE,
 )

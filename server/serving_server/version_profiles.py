@@ -1,0 +1,153 @@
+"""Profiles of one version on request: what may be asked for, and what the answer holds.
+
+The worker of that version makes them, on a thread beside its lanes (`serving_server.worker.op_profile`). Its requests
+go on, and the processors are left to others for most of the time (``busy``).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from serving_server.errors import InvalidArgumentError
+from serving_server.servable import ServedVersion
+from serving_server.wire.messages import PredictRequest
+
+__all__ = ["MAX_LIVE_SECONDS", "MAX_SECONDS", "OpWish", "profile_ops"]
+
+#: Of one profile: batches, rows of a batch, seconds; seconds of live traffic, all of whose ops are traced.
+MAX_BATCHES: Final = 10_000
+MAX_ROWS: Final = 65_536
+MAX_SECONDS: Final = 120.0
+MAX_LIVE_SECONDS: Final = 30.0
+
+_LEAST_BATCHES: Final = 3
+
+#: Unless asked for otherwise.
+_SECONDS: Final = 20.0
+_LIVE_SECONDS: Final = 2.0
+_LEAST_BUSY: Final = 0.01
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpWish:
+    """What to profile.
+
+    Attributes
+    ----------
+    batches : int
+        Runs to trace; as many are timed without tracing.
+    batch_size : int or None
+        Rows of these; by default the largest of `sizes`, else 1.
+    sizes : tuple of int
+        Rows whose run time is measured, without tracing.
+    runs : int
+        Of each of these.
+    signature : str
+        Empty for ``serving_default``.
+    request : str or None
+        A serialized PredictRequest in base64, whose inputs, of one row or more, are repeated. By default the version's
+        first warmup record of that signature, else values that fit the signature.
+    seconds : float
+        For all of it; three runs of each kind are made whatever that takes. How long to watch, when `live`.
+    busy : float
+        Part of the time in which the profile's own runs may go on.
+    live : bool
+        Watch the runs of live requests instead of making own ones.
+    trace : bool
+        Return TensorFlow's trace too.
+    """
+
+    batches: int = 50
+    batch_size: int | None = None
+    sizes: tuple[int, ...] = ()
+    runs: int = 10
+    signature: str = ""
+    request: str | None = None
+    seconds: float = _SECONDS
+    busy: float = 0.2
+    live: bool = False
+    trace: bool = False
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> OpWish:
+        """Return the wish of a request's fields.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Naming the field that is wrong.
+        """
+        for name, least, most in (
+            ("batches", _LEAST_BATCHES, MAX_BATCHES),
+            ("batch_size", 1, MAX_ROWS),
+            ("runs", _LEAST_BATCHES, MAX_BATCHES),
+        ):
+            if name in fields and not (type(fields[name]) is int and least <= fields[name] <= most):
+                raise InvalidArgumentError(
+                    f"{name} is {fields[name]!r}; it must be a whole number from {least} to {most}"
+                )
+        sizes = fields.get("sizes", [])
+        if not isinstance(sizes, list) or not all(type(each) is int and 1 <= each <= MAX_ROWS for each in sizes):
+            raise InvalidArgumentError(f"sizes must be a list of whole numbers from 1 to {MAX_ROWS}")
+        for name in ("live", "trace"):
+            if not isinstance(fields.get(name, False), bool):
+                raise InvalidArgumentError(f"{name} is {fields[name]!r}; it must be true or false")
+        live = fields.get("live", False)
+        if live:
+            own = sorted(fields.keys() & {"batches", "batch_size", "sizes", "runs", "signature", "request", "busy"})
+            if own:
+                raise InvalidArgumentError(f"{own[0]} is of runs that the profile makes; live traffic is only watched")
+        _check_number(fields, "seconds", 0, MAX_LIVE_SECONDS if live else MAX_SECONDS)
+        _check_number(fields, "busy", _LEAST_BUSY, 1.0)
+        if not isinstance(fields.get("signature", ""), str):
+            raise InvalidArgumentError(f"signature is {fields['signature']!r}; it must be a name")
+        if "request" in fields:
+            try:
+                PredictRequest.FromString(base64.b64decode(fields["request"], validate=True))
+            except (TypeError, ValueError, DecodeError):
+                raise InvalidArgumentError("request must be a serialized PredictRequest in base64") from None
+        seconds = float(fields.get("seconds", _LIVE_SECONDS if live else _SECONDS))
+        return cls(**{**fields, "sizes": tuple(sizes), "seconds": seconds})
+
+
+def _check_number(fields: dict[str, Any], name: str, least: float, most: float) -> None:
+    value = fields.get(name, most)
+    if type(value) not in (int, float) or not (least <= value <= most and value > 0):
+        raise InvalidArgumentError(f"{name} is {value!r}; it must be more than {least:g} and at most {most:g}")
+
+
+async def profile_ops(served: ServedVersion, wish: OpWish) -> bytes:
+    """Profile a version's ops and return JSON.
+
+    Returns
+    -------
+    bytes
+        An object with ``model``, ``version``, ``requests`` (those that clients had answered meanwhile) and ``profile``:
+
+        - ``source`` of the rows (``given``, ``warmup record``, ``drawn``, ``live``), ``signature``, ``batched``,
+          ``frozen``, ``rows`` of a batch;
+        - ``plain_ns``, ``profiled_ns``: run times without and with tracing, as the caller's clock sees them;
+        - ``sizes``: objects with ``rows`` and ``run_ns``; ``failed``: ``rows`` and ``message`` of the smallest size
+          that failed, or null;
+        - ``batches``, ``run_ns``: traced runs, and their time by TensorFlow's clock;
+        - ``ops``: objects with ``name``, ``type``, ``calls``, ``total_ns``, ``self_ns`` (without ops inside of it),
+          ``bytes`` (asked of the allocator);
+        - ``tracks``: names of threads; ``runs``: lists of batch, track, start, duration; ``events``: lists of op,
+          batch, track, start, duration, the first 20,000 calls (``events_left_out``); ns of CLOCK_MONOTONIC;
+        - ``trace``: TensorFlow's XSpace, compressed by zlib, in base64; null when not asked for, or over 24 MiB;
+        - ``table_seconds``: from the last run to the table; ``threads``, ``processors``, ``tensorflow``.
+
+    Raises
+    ------
+    ServingError
+        The runs fail, another profile is running (ALREADY_EXISTS), the worker has ended.
+    """
+    before = served.statistics.stages.requests
+    profile = await served.profiles.ask("profile_ops", dataclasses.asdict(wish))
+    head = {"model": served.model, "version": served.version, "requests": served.statistics.stages.requests - before}
+    return json.dumps(head).encode()[:-1] + b', "profile": ' + profile + b"}"

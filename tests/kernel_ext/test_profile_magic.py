@@ -1,0 +1,35 @@
+"""`%profile` in an IPython shell, against a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import serving_workbench as sw
+from tests.kernel_ext.conftest import Session
+
+
+def test_a_cell_shows_where_the_time_goes(session: Session, half: str, tmp_path: Path) -> None:
+    session.shell.push({"numbers": np.ones(4, np.float32)})
+    line = f"%profile half --instance {half} --batches 5 --sizes 1,4 --data numbers"
+    result = session.run(f"{line} --trace {tmp_path}/ops.json --save {tmp_path}/p --tensorboard {tmp_path}/logs")
+    assert isinstance(result, sw.ProfileResult)
+    assert (result.model, result.version, result.runs, result.rows) == ("half", 1, 5, 4)
+    assert result.batch_sizes["rows"].tolist() == [1, 4]
+    assert sw.ProfileResult.load(tmp_path / "p").summary() == result.summary()
+    assert (tmp_path / "ops.json").exists()
+    assert list((tmp_path / "logs").rglob("*.xplane.pb"))
+    live = session.run(f"%profile --instance {half} --live --for 50ms --version 1")
+    assert live.rows is None
+
+
+def test_help_completion_and_what_is_wrong(session: Session, half: str) -> None:
+    assert "%profile digits" in session.says("%profile --help")
+    assert "--tensorboard" in session.complete("%profile half --tens")
+    assert "'x' is not a whole number from 1 on" in session.error("%profile half --batches x")
+    assert "Version 9 of 'half' is not loaded" in session.error(f"%profile half --instance {half} --version 9")
+    assert session.error(f"%profile half --instance {half} --live --rows 8") == (
+        "%profile: --rows is of its own runs; --live only watches."
+    )
+    assert "does not serve a model 'nix'" in session.error(f"%profile nix --instance {half}")

@@ -1,0 +1,241 @@
+"""Profiles of one version's ops on request: right about a model that is known, and no disturbance for anybody else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving_server.errors import InvalidArgumentError
+from serving_server.tensors import to_proto
+from serving_server.version_profiles import OpWish
+from serving_server.wire.messages import PredictionLog, PredictRequest
+from serving_server.wire.tfrecord import frame
+from serving_server.wire.warmup_file import warmup_file
+from tests.servers import ServerProcess, SharedServer, wait_until
+
+#: As little as tells something.
+QUICK: dict[str, Any] = {"batches": 5, "runs": 3, "busy": 1.0}
+
+
+def profile(server: ServerProcess, model: str, version: int = 1, **fields: Any) -> dict[str, Any]:
+    status, answer = server.control(
+        "POST", f"/models/{model}/versions/{version}/profile/ops", {**QUICK, **fields}, timeout=60
+    )
+    assert status == 200, answer
+    assert (answer["model"], answer["version"]) == (model, version)
+    found: dict[str, Any] = answer["profile"]
+    return found
+
+
+def refused(server: ServerProcess, model: str, version: int = 1, **fields: Any) -> tuple[int, str, str]:
+    status, answer = server.control("POST", f"/models/{model}/versions/{version}/profile/ops", fields, timeout=60)
+    return status, answer.get("code"), answer.get("error")
+
+
+def request(signature: str = "", **inputs: Any) -> str:
+    message = PredictRequest()
+    message.model_spec.signature_name = signature
+    for alias, value in inputs.items():
+        message.inputs[alias].CopyFrom(to_proto(np.asarray(value)))
+    return base64.b64encode(message.SerializeToString()).decode()
+
+
+def by_self_time(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(found["ops"], key=lambda op: -op["self_ns"])
+
+
+def test_the_heavy_product_is_found(shared_server: SharedServer) -> None:
+    model = shared_server.serve("dominated")
+    found = profile(shared_server, model, batches=20, batch_size=64, sizes=[64, 1, 8], trace=True)
+    assert (found["source"], found["signature"], found["rows"]) == ("drawn", "serving_default", 64)
+    assert found["batched"]
+    assert found["frozen"]
+    assert found["batches"] == len(found["runs"]) == len(found["profiled_ns"]) == len(found["plain_ns"]) == 20
+    first, second = by_self_time(found)[:2]
+    assert (first["name"], second["name"]) == ("heavy_product", "light_product")
+    assert "MatMul" in first["type"]
+    assert first["calls"] == 20
+    # 16 times the operations of the other product, and some time for ReLU.
+    covered = sum(op["self_ns"] for op in found["ops"])
+    assert first["self_ns"] / covered > 0.6
+    assert 0.8 < covered / found["run_ns"] <= 1.0
+    assert first["bytes"] == 20 * 64 * 4096 * 4  # its output
+    assert [each["rows"] for each in found["sizes"]] == [1, 8, 64]
+    assert all(len(each["run_ns"]) == 3 for each in found["sizes"])
+    assert found["failed"] is None
+    assert zlib.decompress(base64.b64decode(found["trace"]))
+
+
+def test_events_lie_within_their_runs(shared_server: SharedServer) -> None:
+    found = profile(shared_server, shared_server.serve("dominated"), batch_size=4)
+    assert found["events_left_out"] == 0
+    assert len(found["events"]) == sum(op["calls"] for op in found["ops"])
+    runs = {number: (start, start + duration) for number, _, start, duration in found["runs"]}
+    assert sorted(runs) == list(range(5))
+    for op, batch, track, start, duration in found["events"]:
+        assert 0 <= op < len(found["ops"])
+        assert 0 <= track < len(found["tracks"])
+        begin, end = runs[batch]
+        assert begin <= start <= start + duration <= end
+
+
+def test_ops_inside_of_others_count_once(shared_server: SharedServer) -> None:
+    # A loop, whose body's ops run in its own executor or the graph's.
+    model = shared_server.serve("slow")
+    rows = request(x=np.float32([1.0]), steps=np.int32([50]))
+    found = profile(shared_server, model, request=rows)
+    assert found["source"] == "given"
+    assert max(op["calls"] for op in found["ops"]) >= 5 * 50
+    assert sum(op["self_ns"] for op in found["ops"]) <= found["run_ns"]
+    assert all(0 <= op["self_ns"] <= op["total_ns"] for op in found["ops"])
+
+
+def test_live_requests_are_watched(shared_server: SharedServer) -> None:
+    model = shared_server.serve("dominated")
+    with asking(shared_server, model, 1, {"x": np.zeros((2, 512), np.float32)}) as answered:
+        status, answer = shared_server.control(
+            "POST", f"/models/{model}/versions/1/profile/ops", {"live": True, "seconds": 0.5}, timeout=60
+        )
+    assert status == 200, answer
+    assert answer["requests"] > 0
+    found = answer["profile"]
+    assert found["source"] == "live"
+    assert 0 < found["batches"] <= len(answered)
+    assert by_self_time(found)[0]["name"] == "heavy_product"
+
+
+@contextlib.contextmanager
+def asking(server: ServerProcess, model: str, version: int, inputs: dict[str, Any]) -> Iterator[list[Any]]:
+    """Requests, one after another, until the end of the block; gives the list of answers. None may fail."""
+    stop = threading.Event()
+    answers: list[Any] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                answers.append(server.predict_versioned(model, inputs, version))
+            except Exception as error:
+                errors.append(error)
+                return
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        wait_until(lambda: bool(answers or errors), what="a first answer")
+        yield answers
+    finally:
+        stop.set()
+        thread.join(30)
+    assert errors == []
+
+
+def test_nobody_loses_a_request(shared_server: SharedServer) -> None:
+    model = shared_server.serve("dominated")
+    inputs = {"x": np.ones((1, 512), np.float32)}
+    with asking(shared_server, model, 1, inputs) as own, asking(shared_server, model, 2, inputs) as other:
+        before = len(own), len(other)
+        found = profile(shared_server, model, batches=50, batch_size=32)
+        assert len(own) > before[0]
+        assert len(other) > before[1]
+    assert found["batches"] == 50  # those of the requests are not among them
+    assert all(op["calls"] == 50 for op in found["ops"] if op["name"] == "heavy_product")
+
+
+def test_one_at_a_time_and_none_for_a_client_that_is_gone(shared_server: SharedServer) -> None:
+    model = shared_server.serve("dominated")
+    path = f"/models/{model}/versions/1/profile/ops"
+    impatient: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            shared_server.control("POST", path, {"live": True, "seconds": 30}, timeout=5)
+        except OSError as error:
+            impatient.append(error)
+
+    first = threading.Thread(target=ask)
+    first.start()
+    try:
+        wait_until(
+            lambda: refused(shared_server, model, live=True, seconds=0.01)[:2] == (409, "ALREADY_EXISTS"),
+            what="a second profile to be refused",
+        )
+        assert profile(shared_server, model, 2)["batches"] == 5  # another worker's
+    finally:
+        first.join(60)
+    assert isinstance(impatient[0], TimeoutError)
+    # Its profile is ended with it, long before the 30 seconds; the next one waits for that.
+    assert profile(shared_server, model)["batches"] == 5
+
+
+def test_recorded_rows_come_first(server: Callable[..., ServerProcess], model_copy: Callable[..., Path]) -> None:
+    folder = model_copy("slow")
+    message = PredictRequest.FromString(base64.b64decode(request(x=np.float32([1.0]), steps=np.int32([7]))))
+    log = PredictionLog()
+    log.predict_log.request.CopyFrom(message)
+    file = warmup_file(folder)
+    assert isinstance(file, Path)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(frame(log.SerializeToString()))
+    process = server()
+    process.put_model("slow", folder.parent)
+    process.wait_available("slow", 1)
+    found = profile(process, "slow")
+    assert found["source"] == "warmup record"
+    assert 5 * 7 in {op["calls"] for op in found["ops"]}
+
+
+def test_what_cannot_be_profiled_is_said(shared_server: SharedServer) -> None:
+    model = shared_server.serve("half_plus_two")
+    assert refused(shared_server, model, signature="nix")[0] == 400
+    assert refused(shared_server, model, 77)[0] == 404
+    assert refused(shared_server, "nix")[0] == 404
+    assert refused(shared_server, model, batch=1)[2].startswith("unknown field 'batch'")
+    status, code, text = refused(shared_server, model, request=request(z=np.float32([1])))
+    assert (status, code) == (400, "INVALID_ARGUMENT")
+    assert "z" in text
+    assert "no row to repeat" in refused(shared_server, model, request=request(x=np.zeros(0, np.float32)))[2]
+    failing = shared_server.serve("fails")
+    assert "13" in refused(shared_server, failing, request=request(x=np.float32([13.0])))[2]
+    examples = shared_server.serve("examples")
+    assert "drawn to fit the signature" in refused(shared_server, examples)[2]
+
+
+def test_without_a_batch_dimension_sizes_mean_nothing(shared_server: SharedServer) -> None:
+    found = profile(shared_server, shared_server.serve("no_batch_dim"), sizes=[1, 8])
+    assert not found["batched"]
+    assert [each["rows"] for each in found["sizes"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batches": 2}, "batches is 2"),
+        ({"batches": True}, "batches is True"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"runs": "many"}, "runs is 'many'"),
+        ({"sizes": [0]}, "sizes must be"),
+        ({"sizes": 8}, "sizes must be"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"seconds": 121}, "seconds is 121"),
+        ({"live": True, "seconds": 31}, "seconds is 31"),
+        ({"live": True, "batches": 10}, "batches is of runs that the profile makes"),
+        ({"live": 1}, "live is 1"),
+        ({"busy": 0}, "busy is 0"),
+        ({"busy": 2}, "busy is 2"),
+        ({"signature": 1}, "signature is 1"),
+        ({"request": "?"}, "request must be"),
+    ],
+)
+def test_wrong_fields_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="^" + message.replace("?", r"\?")):
+        OpWish.from_json(fields)

@@ -1,0 +1,169 @@
+"""`sw.profile` against real servers: right about a known model; its files; two versions op by op; what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import serving_workbench as sw
+from serving_workbench.errors import WorkbenchError
+from serving_workbench.profiling.operations import FRAMEWORK
+from tests.models import copy_version
+
+QUICK: dict[str, Any] = {"batches": 8, "busy": 1.0}
+
+
+@pytest.fixture(scope="module")
+def served(warm: str, models_dir: Path) -> Iterator[sw.ServedModel]:
+    """The model ``dominated``: version 2 in service, version 1 loaded too."""
+    model = sw.serve(models_dir / "dominated" / "1", "profiled", instance=warm, progress=False)
+    base = Path(model.describe()["base_path"])
+    copy_version(models_dir / "dominated" / "2", base / "2")
+    model.config(policy={"specific": {"versions": [1, 2]}})
+    model.server.control.poll("profiled")
+    model.load(2)
+    yield model
+    model.close()  # the server would end with its last model, and others use it
+
+
+@pytest.fixture(scope="module")
+def result(served: sw.ServedModel) -> sw.ProfileResult:
+    return sw.profile(served, 1, batches=20, batch_sizes=(1, 64), busy=1.0)
+
+
+def test_the_heavy_product_is_found(result: sw.ProfileResult) -> None:
+    top = result.ops.iloc[0]
+    assert (top["name"], top["type"], top["calls"]) == ("heavy_product", "MatMul", 20)
+    assert top["share"] > 0.6
+    assert result.ops["share"].sum() == pytest.approx(1.0, abs=1e-6)  # nothing is hidden: the rest has a row
+    assert result.ops["name"].tolist().count(FRAMEWORK) == 1
+    assert result.covered > 0.8
+    assert (result.rows, result.runs) == (64, 20)
+    assert result.types.iloc[0]["type"] == "MatMul"
+    assert result.types.set_index("type").loc["MatMul", "ops"] == 2
+    assert result.types["self_us"].sum() == pytest.approx(result.ops["self_us"].sum())
+    assert result.batch_sizes["rows"].tolist() == [1, 64]
+    assert (result.batch_sizes["us_per_row"] > 0).all()
+
+
+def test_it_says_what_it_found_and_what_it_cost(result: sw.ProfileResult) -> None:
+    text = result.summary()
+    assert "% of the run is one MatMul: heavy_product." in text
+    assert "profiled version 1: 20 runs traced, 64 rows each" in text
+    assert "A batch of 64 costs" in text or "hardly cheaper" in text
+    assert "Price: tracing makes a run" in text
+    assert "drawn to fit the signature" in text
+    overhead = result.overhead
+    assert overhead is not None
+    assert overhead.plain_us > 0
+    assert overhead.share == overhead.traced_us / overhead.plain_us - 1
+    assert repr(result) == text
+    page = result._repr_html_()
+    assert "heavy_product" in page
+    assert "<script" not in page
+
+
+def test_advice_follows_the_numbers(result: sw.ProfileResult) -> None:
+    data = copy.deepcopy(result.ops_data)
+    data["run_ns"] *= 10  # nine tenths are no op's
+    data["sizes"] = [{"rows": 1, "run_ns": [4000]}, {"rows": 32, "run_ns": [32_000]}]
+    data["failed"] = {"rows": 64, "message": "too large\nfor this"}
+    data["frozen"] = data["batched"] = False
+    changed = sw.ProfileResult("m", 1, result.date, data, 3)
+    text = "\n".join(changed.advice)
+    assert "TensorFlow's own, between ops" in text
+    assert "A batch of 32 costs 4.0 times less per row than one of 1 (1 us a row against 4): see %tune." in text
+    assert "A batch of 64 fails: too large\n" in text
+    assert "not frozen" in text
+    assert "no batch dimension" in text
+    data["batches"], data["ops"], data["runs"] = 0, [], []
+    data["source"] = "live"
+    assert "No run was seen" in sw.ProfileResult("m", 1, result.date, data, 0).summary()
+
+
+def test_files(result: sw.ProfileResult, tmp_path: Path) -> None:
+    again = sw.ProfileResult.load(result.save(tmp_path / "p.json.gz"))
+    assert again.summary() == result.summary()
+    trace = result.to_tensorboard(tmp_path / "logs")
+    assert trace.parent.parent == tmp_path / "logs" / "plugins" / "profile"
+    assert trace.name == "profiled_1.xplane.pb"
+    assert trace.stat().st_size > 1000
+    (tmp_path / "other").write_text("{}")
+    for wrong in ("other", "nix"):
+        with pytest.raises(WorkbenchError, match=wrong):
+            sw.ProfileResult.load(tmp_path / wrong)
+    without = copy.copy(result)
+    without.ops_data = {**result.ops_data, "trace": None}
+    with pytest.raises(WorkbenchError, match="has no trace"):
+        without.to_tensorboard(tmp_path)
+    with pytest.raises(WorkbenchError, match="cannot be written"):
+        result.save(tmp_path / "other" / "x")
+
+
+def test_the_trace_for_perfetto_is_nested(result: sw.ProfileResult, tmp_path: Path) -> None:
+    value = json.loads(result.chrome_trace(tmp_path / "trace.json").read_text())
+    events = [event for event in value["traceEvents"] if event["ph"] == "X"]
+    named = {(event["pid"], event["tid"]) for event in value["traceEvents"] if event["name"] == "thread_name"}
+    runs = {event["args"]["batch"]: event for event in events if event["cat"] == "run"}
+    assert len(runs) == 20
+    assert {(event["pid"], event["tid"]) for event in events} <= named
+    for event in events:
+        assert event["dur"] >= 0
+        run = runs[event["args"]["batch"]]
+        # Whole nanoseconds as microseconds with three digits: sums differ in the last one.
+        assert run["ts"] - 0.002 <= event["ts"] <= event["ts"] + event["dur"] <= run["ts"] + run["dur"] + 0.002
+
+
+def test_two_versions_op_by_op(result: sw.ProfileResult, served: sw.ServedModel) -> None:
+    second = sw.profile(served, 2, batch_sizes=[64], **QUICK)
+    found = result.compare(second)
+    rows = found.ops.set_index("name")
+    assert np.isnan(rows.loc["squashed", "a_us"])
+    assert rows.loc["squashed", "difference_us"] == rows.loc["squashed", "b_us"] > 0
+    assert rows.loc["heavy_product", "ratio"] > 0
+    assert (found.ops["difference_us"].abs().diff().dropna() <= 0).all()
+    assert found.ops["difference_us"].sum() == pytest.approx(found.b_us - found.a_us)
+    assert "Ops only in B: squashed." in found.summary()
+    assert "squashed" in found._repr_html_()
+    assert sw.compare_profiles(second, result).ops.set_index("name").loc["squashed", "difference_us"] < 0
+    with pytest.raises(WorkbenchError, match=r"64 rows.*1 row.*same batch_size"):
+        sw.compare_profiles(result, sw.profile(served, 2, batch_size=1, **QUICK))
+
+
+def test_given_rows_labels_and_live_requests(served: sw.ServedModel, warm: str) -> None:
+    served.label("blessed", 1)
+    found = sw.profile("profiled", "blessed", data=np.ones((3, 512), np.float32), instance=warm, **QUICK)
+    assert found.version == 1
+    assert found.ops_data["source"] == "given"
+    assert "drawn" not in found.summary()
+    live = sw.profile(served, live=True, seconds=0.05)
+    assert live.overhead is None
+    assert live.rows is None
+    assert "not measured on live requests" in live.summary()
+
+
+def test_what_is_wrong_is_named(served: sw.ServedModel, warm: str, source: Callable[..., Path], name: str) -> None:
+    for options, message in (
+        ({"version": 7}, "Version 7 of 'profiled' is not loaded; loaded are: "),
+        ({"version": "nix"}, "no label 'nix'"),
+        ({"signature": "nix"}, "no signature 'nix'"),
+        ({"batch_sizes": 8}, "batch_sizes=8"),
+        ({"batch_sizes": [0]}, r"batch_sizes=\[0\]"),
+        ({"batches": 1}, "batches is 1"),
+        ({"data": np.ones((1, 3), np.float32)}, "512"),
+        ({"live": True, "batch_size": 8}, "live=True"),
+        ({"busy": 7}, "busy is 7"),
+    ):
+        with pytest.raises(WorkbenchError, match=message):
+            sw.profile(served, **options)  # type: ignore[arg-type]
+    with pytest.raises(WorkbenchError, match="does not serve a model 'nix'"):
+        sw.profile("nix", instance=warm)
+    examples = sw.serve(source("examples"), name, instance=warm, progress=False)
+    with pytest.raises(WorkbenchError, match=r"only drawn to fit its signature.*data=X"):
+        sw.profile(examples)
