@@ -91,10 +91,10 @@ class Browser:
     def close(self) -> None:
         family = psutil.Process(self.pid).children(recursive=True)
         self.driver.quit()
-        _, left = psutil.wait_procs(family, timeout=10)
+        _, left = psutil.wait_procs(family, timeout=60)
         for process in left:
             process.kill()
-        psutil.wait_procs(left, timeout=10)
+        psutil.wait_procs(left, timeout=60)
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +177,7 @@ class Page:
     def find(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
-    def wait(self, css: str, what: str, timeout: float = 30.0) -> WebElement:
+    def wait(self, css: str, what: str, timeout: float = 60.0) -> WebElement:
         """Wait for an element that is shown."""
 
         def shown() -> WebElement | None:
@@ -229,7 +229,7 @@ class Page:
                 return False
             return True
 
-        wait_until(pressed, 10, f"a click on {what}")
+        wait_until(pressed, 60, f"a click on {what}")
 
     def scroll_to(self, element: WebElement) -> None:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
@@ -337,7 +337,7 @@ class Notebook(Page):
                 return False
             return False
 
-        wait_until(chosen, 10, f"the option {option!r} of {label!r}")
+        wait_until(chosen, 60, f"the option {option!r} of {label!r}")
 
     def type_into(self, label: str, text: str) -> None:
         """Replace what is in the text field with this label, and leave the field."""

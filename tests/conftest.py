@@ -60,7 +60,7 @@ def nothing_left(nothing_left_by_the_session: None, request: pytest.FixtureReque
 
 
 def _fail_on_leaks(watch: leaks.Watch, before: leaks.Snapshot, who: str, fds: int) -> None:
-    left = watch.leaks(before, fds=fds)
+    left = watch.leaks(before, leaks.DEADLINE, fds)
     if left:
         watch.clean(before)
         lines = "\n".join(f"  {line}" for line in left)

@@ -29,7 +29,7 @@ import psutil
 __all__ = ["DEADLINE", "Snapshot", "Watch", "allow", "allow_path", "start_session", "the_watch"]
 
 #: Seconds that things on their way out get: a drained worker, a socket that a library closes in its own thread.
-DEADLINE = 5.0
+DEADLINE = 20.0
 #: Seconds between two looks.
 INTERVAL = 0.02
 #: Environment variable by which a process is known as ours even when it left our session and our process tree.

@@ -85,7 +85,7 @@ class HalfPlusTwoLoad:
                 due += self._interval
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             if tasks:
-                await asyncio.wait(tasks, timeout=20)
+                await asyncio.wait(tasks, timeout=60)
 
     async def _one(self, call: Any, x: float) -> None:
         request = PredictRequest()
@@ -93,7 +93,7 @@ class HalfPlusTwoLoad:
         request.inputs["x"].CopyFrom(to_proto(np.float32([x])))
         sent = time.monotonic()
         try:
-            response = await call(request, timeout=15)
+            response = await call(request, timeout=60)
         except grpc.aio.AioRpcError as error:
             text = f"{error.code().name}: {error.details()}"
             self.answers.append(Answer(sent, time.monotonic() - sent, None, False, text))

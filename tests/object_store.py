@@ -165,7 +165,7 @@ class _Server(http.server.ThreadingHTTPServer):
             for connection in self.connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-            assert self.idle.wait_for(lambda: not self.connections, 10.0), "a connection of the store did not end"
+            assert self.idle.wait_for(lambda: not self.connections, 60.0), "a connection of the store did not end"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Take a client that leaves in the middle for granted: its process ends when the test ends it."""
@@ -233,4 +233,4 @@ class ObjectStore:
         self._server.shutdown()
         self._server.close_connections()
         self._server.server_close()
-        self._thread.join(10.0)
+        self._thread.join(60.0)

@@ -49,7 +49,7 @@ _SERVER = (sys.executable, "-m", "serving_server")
 
 
 def wait_until(
-    condition: Callable[[], Any], timeout: float = 10.0, what: str | Callable[[], str] = "the condition"
+    condition: Callable[[], Any], timeout: float = 60.0, what: str | Callable[[], str] = "the condition"
 ) -> Any:
     """Return the first true value of `condition()`; AssertionError after `timeout` seconds, saying what was awaited.
 
@@ -151,13 +151,13 @@ class ServerProcess:
                 os.close(descriptor)
         return self
 
-    def start(self, timeout: float = 30.0) -> Self:
+    def start(self, timeout: float = 60.0) -> Self:
         """Launch and wait for the record, which means that the ports are bound."""
         self.launch()
         self.wait_record(timeout)
         return self
 
-    def wait_record(self, timeout: float = 30.0) -> dict[str, Any]:
+    def wait_record(self, timeout: float = 60.0) -> dict[str, Any]:
         """Read the record once this process has written it; fails at once when the process ends before."""
 
         def written() -> bool:
@@ -175,7 +175,7 @@ class ServerProcess:
         code = self.process.poll()
         assert code is None, f"The server ended {when}, with code {code}.\n{self.log_tail()}"
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Wait for the end of the process and return its exit code."""
         assert self.process is not None, "not started"
         try:
@@ -183,7 +183,7 @@ class ServerProcess:
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"pid {self.pid} still runs after {timeout:g} s.\n{self.log_tail()}") from error
 
-    def stop(self, timeout: float = 15.0) -> int | None:
+    def stop(self, timeout: float = 60.0) -> int | None:
         """End the process by SIGTERM and return its exit code; does nothing more when it is called again.
 
         AssertionError when it takes longer than `timeout`; its whole tree is killed then. A process that it orphans
@@ -218,9 +218,9 @@ class ServerProcess:
             for process in tree:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(tree[1:], timeout=5)
+            psutil.wait_procs(tree[1:], timeout=60)
         if self.process is not None:
-            self.process.wait(5)
+            self.process.wait(60)
 
     def __enter__(self) -> Self:
         return self if self.process else self.start()
@@ -267,7 +267,7 @@ class ServerProcess:
         method: str,
         path: str,
         body: Any = None,
-        timeout: float = 30.0,
+        timeout: float = 60.0,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
         """One REST request: (status, parsed JSON or else text). `body` is bytes or what JSON can say."""
@@ -286,7 +286,7 @@ class ServerProcess:
             self._channel = grpc.insecure_channel(self.grpc_endpoint, options=unlimited)
         return self._channel
 
-    def call(self, method: str, request: Any, response_class: Any, timeout: float = 30.0) -> Any:
+    def call(self, method: str, request: Any, response_class: Any, timeout: float = 60.0) -> Any:
         """One unary call, for instance of "/tensorflow.serving.PredictionService/Predict"; raises `grpc.RpcError`."""
         stub = self.channel().unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=response_class.FromString
@@ -299,7 +299,7 @@ class ServerProcess:
         inputs: Mapping[str, Any],
         version: int | None = None,
         signature: str = "",
-        timeout: float = 30.0,
+        timeout: float = 60.0,
     ) -> dict[str, Any]:
         """Predict over gRPC: NumPy arrays in and out, by alias; raises `grpc.RpcError`."""
         return self.predict_versioned(model, inputs, version, signature, timeout)[0]
@@ -310,7 +310,7 @@ class ServerProcess:
         inputs: Mapping[str, Any],
         version: int | None = None,
         signature: str = "",
-        timeout: float = 30.0,
+        timeout: float = 60.0,
     ) -> tuple[dict[str, Any], int]:
         """The same, with the version that the answer names."""
         import numpy as np
@@ -337,7 +337,7 @@ class ServerProcess:
     # --- control channel ---
 
     def control(
-        self, method: str, path: str, body: Any = None, token: str | None = None, timeout: float = 30.0
+        self, method: str, path: str, body: Any = None, token: str | None = None, timeout: float = 60.0
     ) -> tuple[int, Any]:
         """One request on the control channel; `path` without the prefix "/control/v1". Another `token` on request."""
         where = self.record["control"]

@@ -32,7 +32,7 @@ def test_grpc_rounds(shared_server: SharedServer) -> None:
     message.inputs["x"].CopyFrom(to_proto(np.float32([1.0])))
     body = bytes(message.SerializeToString())
     with grpc.insecure_channel(shared_server.grpc_endpoint) as channel:
-        right = bytes(channel.unary_unary(PREDICT)(body, timeout=20))
+        right = bytes(channel.unary_unary(PREDICT)(body, timeout=60))
     url = f"http://{shared_server.grpc_endpoint}{PREDICT}"
 
     def run(expect: bytes, **options: float) -> load_own.Round:

@@ -142,7 +142,7 @@ def test_the_quickstart_in_an_environment_that_is_made_of_these_files_alone(
         assert "version 2 stays" in said
         assert sorted(path.name for path in (image.repository / "notebooks/models/digits").iterdir()) == ["1", "2"]
 
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     parts = ", ".join(f"{name} {taken:.0f}" for name, taken in sorted(memory.by_process.items()))
     print(f"Peak of Jupyter, the kernel and the serving process: {memory.peak:.0f} MB ({parts})")

@@ -63,18 +63,20 @@ def detach() -> Iterator[Detach]:
         done = subprocess.run([sys.executable, "-c", launcher], stdout=subprocess.PIPE, check=True, env=env)
         process = psutil.Process(int(done.stdout))
         started.append(process)
+        wait_until(process.environ, what="its environment")  # Popen is told of the exec before the kernel has filled it
         return process
 
     yield run
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        process.wait(5)
+        process.wait(60)
 
 
 def test_a_running_child_is_named_with_pid_and_command(watch: leaks.Watch, spawn: Spawn) -> None:
     before = watch.snapshot()
     child = spawn(WAIT)
+    wait_until(psutil.Process(child.pid).cmdline, what="its command")
     (line,) = watch.leaks(before, deadline=0)
     assert f"process {child.pid} " in line
     assert WAIT in line
@@ -86,7 +88,7 @@ def test_a_child_that_ends_before_the_deadline_is_fine(watch: leaks.Watch, spawn
     reaper = threading.Thread(target=child.communicate, daemon=True)  # closes stdin and waits, while the watch looks
     reaper.start()
     assert watch.leaks(before) == []
-    reaper.join(5)
+    reaper.join(60)
 
 
 def test_a_child_that_nobody_waited_for_is_named(watch: leaks.Watch, spawn: Spawn) -> None:
@@ -215,6 +217,9 @@ def test_the_fixture_fails_the_test_that_leaks_and_cleans_up(
         f"""
         import subprocess, sys
 
+        from tests import leaks
+
+        leaks.DEADLINE = 0.5  # what is left here never goes by itself
         left = []
 
         def test_clean_before():

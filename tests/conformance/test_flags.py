@@ -210,4 +210,4 @@ def test_rest_on_the_port_of_grpc_is_left_out(tmp_path: Path) -> None:
             assert "serving rest" not in log.read_text()
         finally:
             os.kill(process.pid, signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0

@@ -21,7 +21,7 @@ __all__ = ["Answer", "RawConnection", "framed", "headers"]
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 #: Seconds that any one thing may take.
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 #: Of a successful answer core sends an empty text; and it says what it could unpack.
 _IGNORED = {("grpc-message", "")}

@@ -64,7 +64,7 @@ def container(models_dir: Path, tmp_path: Path) -> Iterator[tuple[int, int, Path
     try:
         yield *ports, log
         process.send_signal(signal.SIGTERM)  # as `docker stop` does
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         if process.poll() is None:
             for child in [*psutil.Process(process.pid).children(recursive=True), process]:

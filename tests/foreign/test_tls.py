@@ -16,7 +16,7 @@ from tests.foreign.raw import PREDICT
 from tests.servers import TRANSPORTS
 
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 secured = pytest.mark.parametrize(
     "target", [f"{transport}-{tls}" for transport in TRANSPORTS for tls in ("tls", "mtls")], indirect=True

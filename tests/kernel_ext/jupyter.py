@@ -75,7 +75,7 @@ class Kernel:
         return request
 
     def _is_running(self, request: str) -> bool:
-        message = self.client.get_iopub_msg(timeout=10)
+        message = self.client.get_iopub_msg(timeout=60)
         return message["parent_header"].get("msg_id") == request and message["msg_type"] == "stream"
 
     def reply(self, request: str, timeout: float = 30.0) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class JupyterServer:
     def kill(self) -> None:
         """SIGKILL: nothing in it gets a chance to clean up."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def log(self, size: int = 4000) -> str:
         return (self.folder / "jupyter.log").read_text(errors="replace")[-size:]
@@ -219,7 +219,7 @@ class JupyterServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise

@@ -70,7 +70,7 @@ def test_a_split_is_started_and_moved_and_the_chart_goes_on(lab: JupyterLab, pag
     wait_until(lambda: weights(lab) == {"1": 50, "2": 50}, 60, lambda: f"{weights(lab)} {page.text()[-1500:]}")
     wait_until(lambda: drawn(page, "points") >= 3, 60, lambda: page.text()[-1500:])
     ActionChains(page.driver).click(slider(page, "B's percent")).send_keys(Keys.ARROW_LEFT * 3).perform()
-    wait_until(lambda: (weights(lab) or {}).get("2") == 47, 20, lambda: f"{weights(lab)} {page.text()[-1500:]}")
+    wait_until(lambda: (weights(lab) or {}).get("2") == 47, 60, lambda: f"{weights(lab)} {page.text()[-1500:]}")
     before = drawn(page, "requests")
     wait_until(lambda: drawn(page, "requests") > before, 30, "the chart goes on")
     page.wait_text("REJECT", 60)
@@ -79,7 +79,7 @@ def test_a_split_is_started_and_moved_and_the_chart_goes_on(lab: JupyterLab, pag
     wait_until(lambda: drawn(page, "points") >= 20, 60, "a longer sequence")
     page.screenshot("ab-tab", ".jp-Notebook .jp-OutputArea-output")
     page.click("Stop split")
-    wait_until(lambda: weights(lab) is None, 20, lambda: str(weights(lab)))
+    wait_until(lambda: weights(lab) is None, 60, lambda: str(weights(lab)))
     page.click("A/A check")
     page.wait_text("A/A check needs rows to send")
     assert page.browser.console() == []

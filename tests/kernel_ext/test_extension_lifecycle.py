@@ -18,7 +18,7 @@ from tests.servers import wait_until
 
 INSTANCES = "/serving/api/instances"
 #: Seconds that a serving process has to be gone after its Jupyter server.
-_GONE = 5.0
+_GONE = 60.0
 
 _RAISES = """
 from serving_jupyter.extension.supervisor import Supervisor
@@ -62,7 +62,7 @@ def test_the_process_ends_with_its_jupyter_server(tmp_path: Path, number: int, c
         waiter = threading.Thread(target=jupyter.process.wait)
         waiter.start()
         wait_until(lambda: not is_alive(record.pid, record.create_time), _GONE, "the end of the serving process")
-        waiter.join(20)
+        waiter.join(60)
         assert jupyter.process.returncode is not None, f"Jupyter runs on\n{jupyter.log()}"
     assert not list(jupyter.runtime.glob("serving-workbench-*.json"))
     if "raises" in config:
@@ -97,7 +97,7 @@ def test_the_process_of_a_kernel_ends_with_its_jupyter_server(tmp_path: Path, nu
             waiter = threading.Thread(target=jupyter.process.wait)
             waiter.start()
             wait_until(lambda: not is_alive(record.pid, record.create_time), _GONE, "the end of the serving process")
-            waiter.join(20)
+            waiter.join(60)
             assert jupyter.process.returncode is not None, f"Jupyter runs on\n{jupyter.log()}"
         finally:
             kernel.close()
@@ -109,7 +109,7 @@ def test_a_hung_process_is_killed_when_jupyter_stops(tmp_path: Path) -> None:
         pid = ask(jupyter, "POST", INSTANCES, {}).json["pid"]
         os.kill(pid, signal.SIGSTOP)
         jupyter.process.send_signal(signal.SIGTERM)
-        jupyter.process.wait(20)
+        jupyter.process.wait(60)
         wait_until(lambda: not psutil.pid_exists(pid), _GONE, "the end of a process that is stopped")
     assert "did not end by itself" in jupyter.log()
 
@@ -163,7 +163,7 @@ def test_a_deploy_under_way_ends_with_jupyter(tmp_path: Path, models_dir: Path) 
             )
             found = wait_until(lambda: _deploys(jupyter.pid), 30, "the process of the deploy")
             jupyter.process.send_signal(signal.SIGTERM)
-            jupyter.process.wait(20)
+            jupyter.process.wait(60)
         wait_until(lambda: not any(process.is_running() for process in found), _GONE, "the end of the deploy")
     assert not list(jupyter.runtime.glob("serving-workbench-*.json"))
 

@@ -18,7 +18,7 @@ from tests.kernel_ext.jupyter import JupyterServer, Kernel
 from tests.servers import wait_until
 
 #: Seconds that a serving process has to be gone after its owner.
-_GONE = 5.0
+_GONE = 60.0
 
 
 def the_record(jupyter: JupyterServer) -> Record:
@@ -39,7 +39,7 @@ def answer(record: Record) -> list[float]:
         f"{record.endpoints['rest']}/v1/models/half:predict", data=b'{"instances": [1.0, 2.0]}'
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=10) as response:
+    with opener.open(request, timeout=60) as response:
         predictions: list[float] = json.loads(response.read())["predictions"]
     return predictions
 

@@ -44,7 +44,7 @@ def test_ipython_in_a_terminal_owns_what_it_serves(
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("served [")]
     *answer, pid = line.split()
     assert answer == ["served", "[3.0]"]
-    wait_until(lambda: not psutil.pid_exists(int(pid)), 5, "the end of the serving process")
+    wait_until(lambda: not psutil.pid_exists(int(pid)), 60, "the end of the serving process")
     assert not list((tmp_path / "r").glob("serving-workbench-*.json"))
 
 

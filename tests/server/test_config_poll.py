@@ -85,7 +85,7 @@ def test_a_file_that_never_answers_does_not_hold_up_the_end(
         return bool(writer)
 
     try:
-        wait_until(is_read, 10, "the look at the file")
+        wait_until(is_read, 60, "the look at the file")
         assert process.stop() == 0
     finally:
         for descriptor in writer:

@@ -33,7 +33,7 @@ from tests.servers import SharedServer, wait_until
 EXAMPLES = int(os.environ.get("SERVING_FUZZ_EXAMPLES", "250"))
 
 #: Seconds until a server has hung up.
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 #: Memory that the server may keep, in MB, whatever came: arenas, caches of heads and routes.
 KEPT = 48

@@ -854,7 +854,7 @@ async def test_a_real_server(grpc_server: SharedServer) -> None:
         headers = RequestHeaders(PREDICT, connection.authority)
         ends = Ends()
         for number in range(200):
-            connection.unary(headers, predict([float(number)]), ends, timeout=20)
+            connection.unary(headers, predict([float(number)]), ends, timeout=60)
         outputs = set()
         for message, status, details in await ends.all(200):
             assert status is StatusCode.OK, details

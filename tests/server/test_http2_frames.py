@@ -279,7 +279,7 @@ async def test_a_client_of_http_1_is_told_where_it_is() -> None:
         for request in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /v1/models/m:predict HTTP/1.1\r\n\r\n{}"):
             peer = await Peer.connect(server, preface=False)
             peer.send(request)
-            answer = await asyncio.wait_for(peer.reader.read(), 10)
+            answer = await asyncio.wait_for(peer.reader.read(), 40)
             assert answer.startswith(b"HTTP/1.1 505 ")
             assert b"REST API has a port of its own" in answer
             await peer.close()

@@ -40,7 +40,7 @@ async def manager(loader: FakeLoader, clock: FakeClock) -> AsyncIterator[Manager
 
 async def serve(manager: Manager, *versions: int) -> FakeServable:
     manager.aspire("m", paths(*versions))
-    await manager.wait_for(lambda: manager.serving_version("m") == max(versions), 10.0)
+    await manager.wait_for(lambda: manager.serving_version("m") == max(versions), 60.0)
     servable = manager.resolve("m")
     assert isinstance(servable, FakeServable)
     return servable

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving_server.errors import ServingError
 from serving_server.lifecycle import Loader, Manager, Servable, State
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class FakeServable:

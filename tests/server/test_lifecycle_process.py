@@ -37,7 +37,7 @@ def _only(server: ServerProcess, version: int, model: str = "m") -> Callable[[],
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_fifty_swaps_under_load_lose_and_falsify_nothing(server: Any, model_copy: Any) -> None:
     base = model_copy("half_plus_two", 1).parent
     process: ServerProcess = server("--model_name=m", f"--model_base_path={base}")
@@ -49,14 +49,14 @@ def test_fifty_swaps_under_load_lose_and_falsify_nothing(server: Any, model_copy
             if number > 3:
                 shutil.rmtree(base / str(number - 2))
         seen = len(load.answers)
-        wait_until(lambda: len(load.answers) > seen + 20, 10, "answers after the last swap")
+        wait_until(lambda: len(load.answers) > seen + 20, 60, "answers after the last swap")
     assert not load.failed, load.failed[:3]
     assert not load.wrong, load.wrong[:3]
     assert len({answer.version for answer in load.answers}) == 51
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_twenty_loads_and_unloads_give_all_memory_back(server: Any, models_dir: Path) -> None:
     process: ServerProcess = server()
 
@@ -66,7 +66,7 @@ def test_twenty_loads_and_unloads_give_all_memory_back(server: Any, models_dir: 
         process.predict("mlp", {_first_input(process): np.zeros((64, 784), np.float32)})
         assert shared_buffers(process.pid) > 0
         assert process.control("DELETE", "/models/mlp")[0] == 204
-        wait_until(lambda: not _workers(process), 20, "the worker to end")
+        wait_until(lambda: not _workers(process), 60, "the worker to end")
 
     round_()  # first use grows heaps and caches once
     before = tree_pss(process.pid)
@@ -100,9 +100,9 @@ def test_a_killed_worker_costs_its_own_requests_only_and_comes_back(server: Any,
     work = {"x": np.float32([1]), "steps": np.int32([30_000])}
     running = process.channel().unary_unary("/tensorflow.serving.PredictionService/Predict")
     pending = [running.future(_predict_bytes("slow", work), timeout=60) for _ in range(4)]
-    wait_until(lambda: process.versions("slow")[1]["requests_in_flight"] == 4, 10, "four requests in flight")
+    wait_until(lambda: process.versions("slow")[1]["requests_in_flight"] == 4, 60, "four requests in flight")
     with HalfPlusTwoLoad(process.grpc_endpoint, "half_plus_two", rate=100) as other:
-        wait_until(lambda: len(other.answers) > 10, 10, "the other model's answers")
+        wait_until(lambda: len(other.answers) > 10, 60, "the other model's answers")
         worker = process.versions("slow")[1]["worker_pid"]
         os.kill(worker, signal.SIGKILL)
         killed = time.monotonic()
@@ -120,7 +120,7 @@ def test_a_killed_worker_costs_its_own_requests_only_and_comes_back(server: Any,
                 return process.predict("slow", quick)["y"].shape == (1,)
             return False
 
-        wait_until(back, 10, "the version to serve again")
+        wait_until(back, 60, "the version to serve again")
         print(f"served again {time.monotonic() - killed:.2f} s after the SIGKILL")
     assert not other.failed, other.failed[:3]
     assert not other.wrong
@@ -183,7 +183,7 @@ def test_a_lost_forkserver_is_replaced_and_running_versions_go_on(server: Any, m
     assert process.predict("m", ONE)["y"].tolist() == [3.0]
     model_copy("half_plus_two", 2)
     process.wait_available("m", 2)
-    wait_until(_only(process, 2), 20, "version 2 alone")
+    wait_until(_only(process, 2), 60, "version 2 alone")
     assert process.predict("m", ONE)["y"].tolist() == [4.0]
 
 
@@ -283,7 +283,7 @@ def test_a_missing_base_path_is_named_and_hurts_no_other_model(server: Any, mode
     process.put_model("half_plus_two", models_dir / "half_plus_two")
     process.put_model("lost", tmp_path / "nowhere")
     process.wait_available("half_plus_two")
-    wait_until(lambda: process.model("lost")["problem"], 5, "the problem to be seen")
+    wait_until(lambda: process.model("lost")["problem"], 60, "the problem to be seen")
     assert str(tmp_path / "nowhere") in process.model("lost")["problem"]
     with pytest.raises(grpc.RpcError) as caught:
         process.predict("lost", ONE)
@@ -297,7 +297,7 @@ def test_a_vanished_folder_keeps_what_serves(server: Any, model_copy: Any) -> No
     process: ServerProcess = server("--model_name=m", f"--model_base_path={base}")
     process.wait_available("m")
     shutil.rmtree(base)
-    wait_until(lambda: process.model("m")["problem"], 5, "the problem to be seen")
+    wait_until(lambda: process.model("m")["problem"], 60, "the problem to be seen")
     assert process.predict("m", ONE)["y"].tolist() == [3.0]
 
 
@@ -312,10 +312,10 @@ def test_a_held_version_waits_for_its_promotion(server: Any, model_copy: Any) ->
     assert process.predict_versioned("m", ONE, version=2)[1] == 2
     assert process.control("DELETE", "/models/m/versions/2/hold")[0] == 200
     assert process.predict_versioned("m", ONE)[1] == 2
-    wait_until(_only(process, 2), 20, "version 1 to unload")
+    wait_until(_only(process, 2), 60, "version 1 to unload")
     # Roll back by policy: version 1 is loaded from disk again and takes the traffic.
     assert process.control("PUT", "/models/m/policy", {"specific": {"versions": [1]}})[0] == 200
-    wait_until(_only(process, 1), 20, "version 1 alone")
+    wait_until(_only(process, 1), 60, "version 1 alone")
     assert process.predict_versioned("m", ONE)[1] == 1
 
 

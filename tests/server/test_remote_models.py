@@ -92,7 +92,7 @@ def _files(forks: _Forks, seconds: float = 20.0) -> RemoteFiles:
 
 async def _ended(forks: _Forks) -> None:
     for thread in forks.threads:
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, 60)
         assert not thread.is_alive()
 
 
@@ -133,8 +133,8 @@ async def test_a_question_that_hangs_ends_in_time_and_the_next_has_another_proce
     forks = _Forks(
         lambda question: None if question["uri"] == "gs://slow" else {"data": base64.b64encode(b"x").decode()}
     )
-    files = _files(forks, 0.2)
-    with pytest.raises(DeadlineExceededError, match=r"gs://slow has not answered for 0\.2 s"):
+    files = _files(forks, 1.0)
+    with pytest.raises(DeadlineExceededError, match=r"gs://slow has not answered for 1 s"):
         await files.read("gs://slow", 10)
     assert await files.read("gs://quick", 10) == b"x"
     assert len(forks.specs) == 2
@@ -228,7 +228,7 @@ def test_a_bucket_s_versions_are_served_and_followed(server: Any, store: ObjectS
     asked = len(store.requests)
     wait_until(lambda: len(store.requests) > asked, 30, "a question that the store lets wait")
     running.stop()
-    wait_until(lambda: not psutil.pid_exists(helper.pid), 10, "the helper's end")
+    wait_until(lambda: not psutil.pid_exists(helper.pid), 60, "the helper's end")
 
 
 def _looked_at(targets: Sequence[str], file: str) -> bool:

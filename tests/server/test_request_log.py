@@ -58,7 +58,7 @@ def test_requests_of_both_protocols_are_logged_and_warm_the_next_version_up(
     assert running.predict("m", {"x": np.float32([1, 2])})["y"].tolist() == [2.5, 3.0]
     assert running.rest("POST", "/v1/models/m:predict", {"instances": [4.0]})[0] == 200
     assert running.rest("POST", "/v1/models/m:predict", {"instances": ["no number"]})[0] == 400
-    wait_until(lambda: len(_complete(logs)) == 2, 10, "two records on the disk")
+    wait_until(lambda: len(_complete(logs)) == 2, 60, "two records on the disk")
 
     first, second = _records(logs)
     assert to_array(first.predict_log.request.inputs["x"]).tolist() == [1, 2]
@@ -97,14 +97,14 @@ def test_logging_is_switched_off_and_a_bad_config_changes_nothing(
     running.predict("m", {"x": np.float32([1])})
     text = config.read_text()
     config.write_text(text.replace("sampling_rate: 1.0", "sampling_rate: 7"))
-    wait_until(lambda: "sampling_rate is 7" in running.log_text(), 10, "the refusal")
+    wait_until(lambda: "sampling_rate is 7" in running.log_text(), 60, "the refusal")
     running.predict("m", {"x": np.float32([1])})
-    wait_until(lambda: len(_complete(logs)) == 2, 10, "two records on the disk")
+    wait_until(lambda: len(_complete(logs)) == 2, 60, "two records on the disk")
     start = text.index("logging_config")
     end = text.index("}", text.index("sampling_rate")) + 1  # of sampling_config; the next one is of logging_config
     end = text.index("}", end) + 1
     config.write_text(text[:start] + text[end:])
-    wait_until(lambda: running.log_text().count("the models are now m") >= 1, 10, "the new config")
+    wait_until(lambda: running.log_text().count("the models are now m") >= 1, 60, "the new config")
     running.predict("m", {"x": np.float32([1])})
     assert running.stop() == 0
     assert len(_records(logs)) == 2
@@ -233,7 +233,7 @@ def test_requests_of_examples_are_logged_with_their_answers(server: Any, models_
     for verb in ("classify", "regress"):
         body = {"signature_name": verb, "examples": [{"x": 1.0}]}
         assert running.rest("POST", f"/v1/models/m:{verb}", body)[0] == 200
-    wait_until(lambda: len(_complete(logs)) == 5, 10, "five records on the disk")
+    wait_until(lambda: len(_complete(logs)) == 5, 60, "five records on the disk")
 
     first, second, third, fourth, fifth = _records(logs)
     # The context is merged into each example, which is what it means.

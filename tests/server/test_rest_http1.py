@@ -21,7 +21,7 @@ from serving_server.rest.http1 import HttpServer, Limits, Request, Response
 from serving_server.rest.http1_messages import gunzip
 from serving_server.rest.http1_reader import RequestReader
 
-DEADLINE = 10.0
+DEADLINE = 40.0
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 

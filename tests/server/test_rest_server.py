@@ -27,7 +27,7 @@ from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name
 from serving_server.wire.messages import SignatureDefMap
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 #: Classify and regress have tests of their own, against a real server.
 NO_EXAMPLES: Any = None

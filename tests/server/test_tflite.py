@@ -112,6 +112,6 @@ def test_a_file_that_is_no_model_fails_with_its_name(
     folder = model_copy("half_plus_two")
     (folder / "model.tflite").write_bytes(b"not a flatbuffer at all")
     tflite_server.put_model("broken", folder.parent)
-    wait_until(lambda: bool(tflite_server.versions("broken")), 20, "the version to be seen")
+    wait_until(lambda: bool(tflite_server.versions("broken")), 60, "the version to be seen")
     wait_until(lambda: tflite_server.versions("broken")[1]["error_message"], 30, "an error")
     assert "model.tflite is not a TensorFlow Lite model" in tflite_server.versions("broken")[1]["error_message"]

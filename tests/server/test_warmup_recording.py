@@ -40,7 +40,7 @@ def _served(server: SharedServer, folder: Path) -> Iterator[Path]:
     server.wait_available("recorded", 1)
     yield folder
     assert server.control("DELETE", "/models/recorded")[0] == 204
-    wait_until(lambda: server.control("GET", "/models/recorded")[0] == 404, 10, "the end of the model")
+    wait_until(lambda: server.control("GET", "/models/recorded")[0] == 404, 60, "the end of the model")
 
 
 class _Recording:
@@ -48,7 +48,7 @@ class _Recording:
 
     def __init__(self, server: SharedServer, pool: ThreadPoolExecutor, **body: Any) -> None:
         self._asked = pool.submit(server.control, "POST", "/models/recorded/warmup", body)
-        wait_until(lambda: self._asked.done() or server.model("recorded")["recording_warmup"], 10, "the recording")
+        wait_until(lambda: self._asked.done() or server.model("recorded")["recording_warmup"], 60, "the recording")
 
     def result(self) -> tuple[int, Any]:
         return self._asked.result(30)
@@ -182,7 +182,7 @@ def test_a_folder_in_the_way_is_told_before_anybody_waits(shared_server: SharedS
 def test_a_client_that_goes_away_ends_its_recording(shared_server: SharedServer, half: Path) -> None:
     with pytest.raises(TimeoutError):
         shared_server.control("POST", "/models/recorded/warmup", {"seconds": 600}, timeout=0.3)
-    wait_until(lambda: not shared_server.model("recorded")["recording_warmup"], 10, "the end of the recording")
+    wait_until(lambda: not shared_server.model("recorded")["recording_warmup"], 60, "the end of the recording")
     assert not (half / "assets.extra").exists()
 
 

@@ -64,16 +64,16 @@ def test_the_slider_moves_the_split_and_the_chart_goes_on(arms: sw.ServedModel, 
     assert weights(arms) is None
     tab.controls.split.click()
     wait_until(lambda: weights(arms) == {"1": 60.0, "2": 40.0}, 60, lambda: tab._message.value)
-    wait_until(lambda: tab.controls.split.description == "Stop split", 20, "the other button")
+    wait_until(lambda: tab.controls.split.description == "Stop split", 60, "the other button")
     with Load(arms) as load:
         wait_until(lambda: len(tab.chart.data["n"]) >= 3, 30, lambda: str(tab.chart.data))
         tab.controls.percent.value = 70
-        wait_until(lambda: weights(arms) == {"1": 30.0, "2": 70.0}, 20, lambda: tab._message.value)
+        wait_until(lambda: weights(arms) == {"1": 30.0, "2": 70.0}, 60, lambda: tab._message.value)
         seen = tab.chart.data["n"][-1]
-        wait_until(lambda: tab.chart.data["n"][-1] > seen, 20, "more requests")
+        wait_until(lambda: tab.chart.data["n"][-1] > seen, 60, "more requests")
         wait_until(lambda: "SHIP" in tab._verdict.value, 30, lambda: tab._verdict.value)
         arms.traffic({1: 90, 2: 10})  # by somebody else
-        wait_until(lambda: tab.controls.percent.value == 10, 20, "the slider follows")
+        wait_until(lambda: tab.controls.percent.value == 10, 60, "the slider follows")
     assert load.failed == []
     assert weights(arms) == {"1": 90.0, "2": 10.0}
     assert tab.chart.widget.data == tab.chart.data
@@ -83,11 +83,11 @@ def test_the_slider_moves_the_split_and_the_chart_goes_on(arms: sw.ServedModel, 
     assert "sample ratio" in tab._checks.value
     assert ">AVAILABLE<" in tab._counts.value
     tab.controls.split.click()
-    wait_until(lambda: weights(arms) is None, 20, "the end of the split")
-    wait_until(lambda: "The split has ended" in tab._checks.value, 20, "the end is told")
+    wait_until(lambda: weights(arms) is None, 60, "the end of the split")
+    wait_until(lambda: "The split has ended" in tab._checks.value, 60, "the end is told")
     assert tab.chart.data["n"], "what was found stays"
     tab.controls.close.click()
-    wait_until(lambda: tab.view.is_closed, 20, "the end")
+    wait_until(lambda: tab.view.is_closed, 60, "the end")
     assert not tab.view.poller.is_running
     wait_until(
         lambda: not [each for each in threading.enumerate() if each.name == "serving-workbench live"], 20, "its thread"

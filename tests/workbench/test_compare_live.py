@@ -27,7 +27,7 @@ def version_1_again(arms: sw.ServedModel) -> Iterator[None]:
 
 def test_a_slow_version_is_rejected_as_soon_as_it_is_sure(arms: sw.ServedModel) -> None:
     with Load(arms) as load:
-        result = sw.compare_live(arms, 1, 5, seconds=30, progress=False)
+        result = sw.compare_live(arms, 1, 5, seconds=90, progress=False)
     assert result.verdict == "REJECT"
     assert result.reasons[0].startswith("Run time is worse than allowed")
     assert load.failed == []
@@ -43,7 +43,7 @@ def test_a_slow_version_is_rejected_as_soon_as_it_is_sure(arms: sw.ServedModel) 
 
 def test_a_version_that_is_no_worse_is_not_called_different(arms: sw.ServedModel) -> None:
     with Load(arms):
-        result = sw.compare_live(arms, 1, 2, margins={"run time": 0.5, "error rate": 0.05}, seconds=20, progress=False)
+        result = sw.compare_live(arms, 1, 2, margins={"run time": 0.5, "error rate": 0.05}, seconds=90, progress=False)
     assert result.verdict == "SHIP", result
     found = result.metric("run time").difference
     assert found.low < 0.2
@@ -51,7 +51,7 @@ def test_a_version_that_is_no_worse_is_not_called_different(arms: sw.ServedModel
 
 def test_errors_are_found_by_an_exact_sequence(arms: sw.ServedModel) -> None:
     with Load(arms, np.full(2, 13, np.float32)):
-        result = sw.compare_live(arms, 1, 4, seconds=20, progress=False)
+        result = sw.compare_live(arms, 1, 4, seconds=90, progress=False)
     assert result.verdict == "REJECT"
     assert any(reason.startswith("Error rate is worse than allowed") for reason in result.reasons)
 
@@ -107,7 +107,7 @@ class KeyedLoad:
             while not self._stop.wait(0.001):
                 number += 1
                 key = f"user-{number}"
-                answer = call(request, timeout=10, metadata=(("x-user", key),))
+                answer = call(request, timeout=60, metadata=(("x-user", key),))
                 self.content[key] = float(to_array(answer.outputs["scores"])[0].argmax() == 1)
 
         self._thread = threading.Thread(target=ask, name="users")
@@ -118,7 +118,7 @@ class KeyedLoad:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
         self._channel.close()
 
 
@@ -131,7 +131,7 @@ def test_what_users_say_decides_when_they_say_it(arms: sw.ServedModel) -> None:
             key="x-user",
             feedback=lambda: dict(users.content),
             margins={"feedback": 0.05, "run time": 1},
-            seconds=40,
+            seconds=90,
             progress=False,
         )
     found = result.metric("feedback")

@@ -21,13 +21,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
     try:
-        mounted = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        mounted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount command here")
     if mounted.returncode != 0:
         pytest.skip(f"mounting a file system takes root: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], timeout=10, check=True)
+    subprocess.run(["umount", str(folder)], timeout=60, check=True)
 
 
 def no_check_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_an_export_onto_a_full_disk(disk: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_read_only_disk(disk: Path, models_dir: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], timeout=10, check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], timeout=60, check=True)
     with pytest.raises(sw.PublishError, match=f"'{disk}/m' is on a read-only file system.*root="):
         sw.serve(models_dir / "half_plus_two", "m", root=disk, instance="unused", progress=False)
     assert "unused" not in sw.instances()

@@ -44,6 +44,6 @@ def test_a_hundred_handles_leave_no_descriptor_thread_or_process(
     def nothing_more() -> bool:
         return all(now <= then for now, then in zip(held(), before, strict=True))
 
-    wait_until(nothing_more, 10, lambda: f"{held()} descriptors, threads and processes, {before} before")
+    wait_until(nothing_more, 60, lambda: f"{held()} descriptors, threads and processes, {before} before")
     wait_until(lambda: threads() <= threads_before + 2, 30, lambda: f"{threads()} threads, {threads_before} before")
     served.server.control.delete_model(name)

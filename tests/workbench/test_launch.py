@@ -163,8 +163,8 @@ def test_a_server_ends_with_its_script(instance: str, end: str) -> None:
         [sys.executable, "-c", script(instance, end)], capture_output=True, text=True, timeout=60, check=False
     )
     pid = int(done.stdout)
-    wait_until(lambda: not psutil.pid_exists(pid), 5, f"the end of the server {pid}")
-    wait_until(lambda: not record_path(instance).exists(), 5, "the end of the record")
+    wait_until(lambda: not psutil.pid_exists(pid), 60, f"the end of the server {pid}")
+    wait_until(lambda: not record_path(instance).exists(), 60, "the end of the record")
 
 
 def test_keep_lets_it_run_on(instance: str) -> None:
@@ -281,7 +281,7 @@ def test_a_server_ends_with_what_started_its_kernel(instance: str, jupyter: Jupy
     record = the_record(instance)
     assert is_alive(record.pid, record.create_time)
     jupyter.kill()
-    wait_until(lambda: not is_alive(record.pid, record.create_time), 15, "the server's end")
+    wait_until(lambda: not is_alive(record.pid, record.create_time), 60, "the server's end")
 
 
 def test_a_child_of_a_kernel_owns_what_it_launches(instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_a_child_of_a_kernel_owns_what_it_launches(instance: str, monkeypatch: p
     owner, own = done.stdout.split()[1:]
     assert owner == own
     record = read_record(record_path(instance))
-    wait_until(lambda: record is None or not is_alive(record.pid, record.create_time), 15, "the server's end")
+    wait_until(lambda: record is None or not is_alive(record.pid, record.create_time), 60, "the server's end")
 
 
 def test_a_log_is_started_anew_and_the_old_one_kept_once(tmp_path: Path) -> None:

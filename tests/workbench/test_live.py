@@ -295,10 +295,10 @@ def test_an_action_runs_in_a_thread_and_its_result_is_told(told: Told) -> None:
     assert actions.running == "Roll back"
     go.set()
     assert told.last("done") == "Version 1 answers, from True."
-    assert actions.wait(10)
+    assert actions.wait(60)
     assert actions.run("Look", lambda: None)
     assert told.last("done") == "Look: done."
-    assert actions.wait(10)
+    assert actions.wait(60)
 
 
 def test_one_action_at_a_time(told: Told) -> None:
@@ -308,7 +308,7 @@ def test_one_action_at_a_time(told: Told) -> None:
     assert not actions.run("Unload", lambda: None)
     assert told[-1] == ("Load is still under way: Unload has to wait.", "failed")
     go.set()
-    assert actions.wait(10)
+    assert actions.wait(60)
 
 
 def test_an_action_that_fails_is_told_in_one_line(told: Told) -> None:
@@ -321,7 +321,7 @@ def test_an_action_that_fails_is_told_in_one_line(told: Told) -> None:
 
     actions.run("Load", fail)
     assert told.last("failed") == "load: no version 3: it is 'END' Look at the log. Version 2 still answers."
-    assert actions.wait(10)
+    assert actions.wait(60)
     assert one_line(KeyError("x")) == "KeyError: 'x'"
 
 
@@ -330,7 +330,7 @@ def test_an_action_that_takes_too_long_is_let_go(told: Told) -> None:
     go = threading.Event()
     actions.run("Restart", lambda: str(go.wait(30)))
     assert told.last("failed") == "Restart has not ended after 0.01 s; it goes on. The log may say why."
-    assert actions.wait(10)
+    assert actions.wait(60)
     assert actions.run("Look", lambda: "seen")
     assert told.last("done") == "seen"
     go.set()
@@ -342,6 +342,6 @@ def test_nothing_is_told_after_the_end(told: Told) -> None:
     actions.run("Load", lambda: str(go.wait(30)))
     actions.close()
     go.set()
-    assert actions.wait(10)
+    assert actions.wait(60)
     assert told == [("Load ...", "running")]
     assert not actions.run("Load", lambda: None)

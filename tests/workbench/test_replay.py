@@ -75,7 +75,7 @@ def logs(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Pat
         except DataLossError:  # half a record is on the disk
             return []
 
-    wait_until(lambda: len(written()) == 7, 10, "seven records on the disk")
+    wait_until(lambda: len(written()) == 7, 60, "seven records on the disk")
     folder = tmp_path_factory.mktemp("logs")
     for path in (server.directory / "logs").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())

@@ -71,32 +71,32 @@ def test_nonsense_is_told_and_changes_nothing(dashboard: TuneDashboard) -> None:
 def test_load_is_shown_and_ends_with_the_dashboard(dashboard: TuneDashboard) -> None:
     view = dashboard.view
     view.start()
-    wait_until(lambda: "No requests come" in dashboard._sentence.value, 20, "the first sentence")
+    wait_until(lambda: "No requests come" in dashboard._sentence.value, 60, "the first sentence")
     dashboard.load_button.click()
     assert threading.active_count() > 1
-    wait_until(lambda: dashboard.load_button.description == "Stop load", 20, "the load")
+    wait_until(lambda: dashboard.load_button.description == "Stop load", 60, "the load")
 
     def flows() -> bool:
         data = dashboard.chart.data
         return bool(data["sizes"]) and any(value is not None for value in data["client"])
 
     wait_until(flows, 30, lambda: f"requests in {dashboard.chart.data}")
-    wait_until(lambda: "threads busy" in dashboard._numbers.value, 20, lambda: dashboard._numbers.value)
+    wait_until(lambda: "threads busy" in dashboard._numbers.value, 60, lambda: dashboard._numbers.value)
     assert dashboard.chart.widget.data == dashboard.chart.data
     assert dashboard.chart.data["slo"] == 50.0
     assert dashboard.diagnosis is not None
     assert dashboard.diagnosis.sentence in repr(dashboard)
     # Somebody else turns a knob: it is shown, and marked.
     dashboard.model.server.set_batching(dashboard.model.name, max_batch_size=2)
-    wait_until(lambda: dashboard.knobs.size.value == 2 and dashboard.chart.data["marks"], 20, "the knob of another")
+    wait_until(lambda: dashboard.knobs.size.value == 2 and dashboard.chart.data["marks"], 60, "the knob of another")
     run = dashboard._load._run
     assert run is not None
     pid = run.pid
     dashboard.close_button.click()
-    wait_until(lambda: view.is_closed and dashboard._load._run is None, 20, "the end")
+    wait_until(lambda: view.is_closed and dashboard._load._run is None, 60, "the end")
     assert not view.poller.is_running
     assert pid is not None
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "the end of the load")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60, "the end of the load")
     assert not [thread for thread in threading.enumerate() if thread.name == "serving-workbench live"]
 
 
@@ -180,7 +180,7 @@ def test_of_many_wishes_the_last_is_done() -> None:
     errors: list[Exception] = []
 
     def do(number: int) -> None:
-        gate.wait(10)
+        gate.wait(60)
         if number == 99:
             raise ValueError("99")
         done.append(number)
@@ -189,11 +189,11 @@ def test_of_many_wishes_the_last_is_done() -> None:
     for number in range(10):
         latest.want(number)
     gate.set()
-    assert latest.wait(10)
+    assert latest.wait(60)
     assert len(done) <= 2
     assert done[-1] == 9
     latest.want(99)
-    assert latest.wait(10)
+    assert latest.wait(60)
     assert [str(error) for error in errors] == ["99"]
     latest.close()
     latest.want(5)

@@ -57,7 +57,7 @@ def test_a_search_decides_and_puts_everything_back(served: sw.ServedModel, tmp_p
         result = sw.tune(served, "100ms", **QUICK)
     finally:
         over.set()
-        thread.join(10)
+        thread.join(60)
     assert isinstance(result, sw.TuneResult)
     assert result.complete, str(result)
     assert any("under other load" in note for note in result.notes)
