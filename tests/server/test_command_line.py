@@ -237,6 +237,17 @@ def test_the_front_does_not_execute_tensorflow_and_stays_small(server: Any, mode
     assert rss <= 90e6
 
 
+def test_the_forkserver_has_no_keras(server: Any, models_dir: Path) -> None:
+    """Nor what Keras looks for when it is imported: none of it runs a graph, and it takes seconds and memory."""
+    process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'half_plus_two'}")
+    process.wait_available("m")
+    maps = Path(f"/proc/{process.control('GET', '/status')[1]['forkserver']['pid']}/maps")
+    if maps.exists():
+        mapped = maps.read_text()
+        assert "/tensorflow/" in mapped
+        assert [name for name in ("sklearn", "matplotlib", "pandas") if f"/{name}/" in mapped] == []
+
+
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_NOFILE"), reason="psutil tells limits of processes on Linux only")
 def test_the_front_may_open_as_many_files_as_the_system_lets_it(server: Any) -> None:
     process: ServerProcess = server()
