@@ -245,6 +245,7 @@ def half_broken(server: Callable[..., ServerProcess], model_copy: Callable[..., 
     signatures["classify"].CopyFrom(signatures["flat_scores"])
     signatures["regress"].CopyFrom(signatures["regress_two_columns"])
     del signatures["classes_only"]
+    path.unlink()  # it is a link to the file that all tests share
     path.write_bytes(bundle.SerializeToString())
     process = server("--model_name=examples", f"--model_base_path={base}")
     process.wait_available("examples", 2)
