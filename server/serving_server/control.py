@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 import psutil
@@ -38,6 +38,7 @@ from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
+from serving_server.traffic import exposure_pages
 from serving_server.traffic.ramp_plan import RampPlan
 from serving_server.traffic.wish import Wish as TrafficWish
 from serving_server.version_profiles import OpWish, profile_ops
@@ -162,7 +163,7 @@ class Control:
         given = request.headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(given, self._authorization):
             raise UnauthenticatedError("the control channel needs the token of this server's record")
-        path = request.target.partition("?")[0]
+        path, _, query = request.target.partition("?")
         allowed = []
         for method, pattern, call in self._routes:
             match = pattern.fullmatch(path)
@@ -172,7 +173,8 @@ class Control:
                 allowed.append(method)
                 continue
             arguments = {key: unquote(value) for key, value in match.groupdict().items()}
-            return await call(_json(request.body), **arguments)
+            asked = dict(parse_qsl(query, keep_blank_values=True)) if method == "GET" else _json(request.body)
+            return await call(asked, **arguments)
         hint = f"; this path takes {', '.join(allowed)}" if allowed else ""
         raise NotFoundError(f"no route {request.method} {path} on the control channel{hint}")
 
@@ -290,8 +292,10 @@ class Control:
     async def _get_journal(self, body: Any, name: str) -> _Result:
         return {"events": self._catalog.ramps.journal(name)}
 
-    async def _get_exposures(self, body: Any, name: str) -> _Result:
-        return orjson.dumps(self._catalog.splits.exposures(name))
+    async def _get_exposures(self, query: dict[str, str], name: str) -> _Result:
+        log = self._catalog.splits.exposures(name)
+        page = log.after(*exposure_pages.asked(query))
+        return await exposure_pages.written(page, log.last)
 
     async def _get_mirror(self, body: Any, name: str) -> _Result:
         self._catalog.policy(name)

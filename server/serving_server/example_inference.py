@@ -266,9 +266,9 @@ class ExampleInference:
             try:
                 answer = read(outputs)
             except ServingError as problem:
-                if resolved.arm is not None:
+                if task.outcomes is not None:
                     # The graph has run, but its client gets an error: it counts as that, not as an answer too.
-                    resolved.refused(problem)
+                    task.outcomes.failed(problem.code, task.arrived, task.point)
                     task.outcomes = None
                 on_done(None, problem)
             else:
@@ -281,7 +281,7 @@ class ExampleInference:
             on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done)
         task = Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, on_outputs, api)
         if resolved.arm is not None:
-            task.outcomes = resolved.arm.outcomes
+            task.outcomes, task.point = resolved.arm.outcomes, resolved.arm.point
         try:
             check_dtypes(signature, inputs)
             return resolved.servable.submit(task)

@@ -284,7 +284,7 @@ class Inference:
             on_done = resolved.mirror.watched(resolved, inputs, outputs, api, on_done)
         task = Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api)
         if resolved.arm is not None:
-            task.outcomes = resolved.arm.outcomes
+            task.outcomes, task.point = resolved.arm.outcomes, resolved.arm.point
         return resolved.servable.submit(task)
 
     def model_status(self, model: str, version: int | None) -> list[VersionStatus]:

@@ -151,6 +151,13 @@ def test_counts_by_the_control_channel_and_on_the_metrics_page(split_server: Sha
     }
     assert [sum(counts) for counts in zip(*new.values(), strict=True)] == [11, 10]
     assert told["exposures"] == {"remembered": 5, "capacity": 5}
+    page = split_server.control("GET", "/models/split/traffic/exposures?after=0&limit=2")[1]
+    rest = split_server.control("GET", f"/models/split/traffic/exposures?after={page['sequence'][-1]}")[1]
+    assert (len(page["sequence"]), len(rest["sequence"]), rest["sequence"][-1]) == (2, 3, rest["last"])
+    assert rest["status"] == ["OK"] * 3
+    assert all(0 < run <= total for run, total in zip(rest["run_ms"], rest["total_ms"], strict=True))
+    status, refused = split_server.control("GET", "/models/split/traffic/exposures?limit=0")
+    assert (status, refused["code"]) == (400, "INVALID_ARGUMENT")
     assert told["periods"][-1]["requests"] == {str(version): counts[0] for version, counts in new.items()}
     assert split_server.model("split")["traffic"]["shares"] == told["shares"]
     page = MetricsPage.of(split_server)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import random
+import time
+from time import perf_counter
 from typing import Any
 
 import pytest
 
-from serving_server.errors import InvalidArgumentError
+from serving_server.errors import InvalidArgumentError, StatusCode
+from serving_server.traffic import exposure_pages
+from serving_server.traffic.exposures import ExposureLog
+from serving_server.traffic.outcomes import GIVEN_UP, KEYED
 from serving_server.traffic.router import MAX_PERIODS, Router, point_of
 from serving_server.traffic.wish import EXPOSURES, Wish
 
@@ -39,6 +46,8 @@ def picked(made: Router, client: Client | None = None) -> int:
     """Version that one request gets; 0 for none."""
     arm = made.pick(client or Client())
     servable: Any = None if arm is None else arm.servable
+    if arm is not None:
+        arm.outcomes.succeeded(perf_counter(), 1_000_000, arm.point)
     return int(servable.split()[1]) if servable else 0
 
 
@@ -152,13 +161,112 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(made.periods) == MAX_PERIODS
     assert len(made.exposures) == 10
     assert sum(made.counts().values()) == MAX_PERIODS + 50, "the counts are of all"
-    _, version, point, keyed = made.exposures[-1]
-    assert (version, point, keyed) == (picked(made, Client(b"a")), point_of("m", b"a"), True)
+    arm = made.pick(Client(b"a"))
+    assert arm is not None
+    last = made.exposures.after(0, 100)
+    assert last.sequence.tolist() == list(range(MAX_PERIODS + 41, MAX_PERIODS + 51)), "the latest"
+    assert (last.version[-1], last.point[-1], last.keyed[-1]) == (arm.version, point_of("m", b"a"), True)
     made.resize(3)
-    assert len(made.exposures) == 3
+    assert made.exposures.after(0, 100).sequence.tolist() == last.sequence[-3:].tolist()
     made.resize(0)
     picked(made)
-    assert not made.exposures
+    assert len(made.exposures) == 0
+    assert made.exposures.last == MAX_PERIODS + 51
+
+
+# --- what became of requests ---
+
+
+def test_the_log_tells_each_request_and_the_outcomes_their_sums() -> None:
+    log = ExposureLog(100)
+    first, second = log.open(1, objective=10.0), log.open(2)
+    now = perf_counter()
+    first.succeeded(now - 20, 3_000_000, 7 + KEYED)
+    second.failed(StatusCode.INTERNAL, now, 9)
+    second.failed(GIVEN_UP, now, 9)
+    first.succeeded(now, -3_000_000, 8)
+    found = log.after(0, 10)
+    assert found.sequence.tolist() == [1, 2, 3, 4]
+    assert found.version.tolist() == [1, 2, 2, 1]
+    assert list(zip(found.point.tolist(), found.keyed.tolist(), strict=True))[:2] == [(7, True), (9, False)]
+    assert found.status.tolist() == [0, StatusCode.INTERNAL, GIVEN_UP, 0]
+    assert found.run_ns.tolist() == [3_000_000, 0, 0, -3_000_000]
+    assert found.total_s[0] >= 20
+    assert time.time() - found.time[0] >= 20
+    assert (first.answered, first.misses, first.runs, first.requests) == (2, 1, 1, 2)
+    assert (second.answered, dict(second.errors), second.requests) == (0, {StatusCode.INTERNAL: 1}, 1)
+    assert first.log_run == pytest.approx(math.log(3e-3))
+    log.forget(second)
+    second.failed(StatusCode.INTERNAL, now, 9)
+    assert (log.after(4, 10).sequence.tolist(), second.requests) == ([], 1), "of a period that is forgotten"
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 1000, 5000])
+def test_the_ring_has_the_latest_and_pages_go_through_it(capacity: int) -> None:
+    log = ExposureLog(capacity)
+    outcomes = log.open(1)
+    for point in range(1, 3001):  # the sequence number
+        outcomes.succeeded(0.0, 0, point)
+        if point % 997 == 0:
+            log.settle()
+    found: list[int] = []
+    while len(page := log.after(found[-1] if found else 0, 300).sequence):
+        assert len(page) <= 300
+        found += page.tolist()
+    assert found == list(range(max(1, 3001 - capacity), 3001))
+    assert log.after(0, capacity).point.tolist() == found[:capacity]
+
+
+async def test_a_page_is_written_while_others_have_their_turns() -> None:
+    log = ExposureLog(60_000)
+    outcomes = log.open(3)
+    for number in range(50_000):
+        outcomes.succeeded(0.0, 2_500_000 if number % 2 else -2_500_000, number)
+    outcomes.failed(GIVEN_UP, 0.0, 1 + KEYED)
+    turns = 0
+    done = asyncio.Event()
+
+    async def other_requests() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(other_requests())
+    text = await exposure_pages.written(log.after(0, 100_000), log.last)
+    done.set()
+    await other
+    assert turns > 50, "one of each column's pieces at least"
+    page = json.loads(text)
+    assert page["last"] == 50_001
+    assert page["sequence"] == list(range(1, 50_002))
+    assert (page["version"][0], page["point"][49_999], page["run_ms"][1], page["shared"][:2]) == (
+        3,
+        49_999,
+        2.5,
+        [True, False],
+    )
+    last = {name: values[-1] for name, values in page.items() if name not in ("last", "time", "total_ms", "sequence")}
+    assert last == {"version": 3, "point": 1, "keyed": True, "status": "CANCELLED", "run_ms": None, "shared": False}
+    empty = json.loads(await exposure_pages.written(log.after(50_001, 10), log.last))
+    assert empty == {"last": 50_001} | {name: [] for name in page.keys() - {"last"}}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"after": "-1"}, "after must be a whole number from 0"),
+        ({"after": ""}, "after must be"),
+        ({"limit": "0"}, "limit must be a whole number from 1 to 100000; got '0'"),
+        ({"limit": "100001"}, "limit must be"),
+        ({"limit": "9" * 5000}, "limit must be"),
+        ({"offset": "1"}, "unknown parameter 'offset'; known: after, limit"),
+    ],
+)
+def test_a_page_that_cannot_be_is_named(query: dict[str, str], message: str) -> None:
+    assert exposure_pages.asked({}) == (0, 10_000)
+    with pytest.raises(InvalidArgumentError, match=message):
+        exposure_pages.asked(query)
 
 
 # --- what may be asked for ---

@@ -28,7 +28,8 @@ ROUTES: list[tuple[str, tuple[Any, ...], str, str, Any]] = [
     ("record_warmup", ("digits", 9), "POST", "/models/digits/warmup", {"seconds": 9, "requests": 5}),
     ("traffic", ("digits",), "GET", "/models/digits/traffic", None),
     ("delete_traffic", ("digits",), "DELETE", "/models/digits/traffic", None),
-    ("exposures", ("digits",), "GET", "/models/digits/traffic/exposures", None),
+    ("exposures", ("digits",), "GET", "/models/digits/traffic/exposures?after=0", None),
+    ("exposures", ("digits", 7, 20), "GET", "/models/digits/traffic/exposures?after=7&limit=20", None),
     ("statistics", (), "GET", "/statistics", None),
     ("shutdown", (), "POST", "/shutdown", None),
 ]

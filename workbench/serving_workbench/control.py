@@ -184,9 +184,14 @@ class ControlClient:
         """End the split of a model's requests. Idempotent."""
         return dict(self.request("DELETE", f"{_model(name)}/traffic"))
 
-    def exposures(self, name: str) -> dict[str, list[Any]]:
-        """Return the latest requests of a split by column: ``time``, ``version``, ``point``, ``keyed``."""
-        return dict(self.request("GET", f"{_model(name)}/traffic/exposures"))
+    def exposures(self, name: str, after: int = 0, limit: int | None = None) -> dict[str, Any]:
+        """Return a page of the latest requests of a split that have ended, by column, and the number of the ``last``.
+
+        They are the oldest remembered ones with numbers above `after`, 10,000 unless `limit` says otherwise (100,000 at
+        most); `serving_workbench.exposures` reads on.
+        """
+        query = f"after={after}" + ("" if limit is None else f"&limit={limit}")
+        return dict(self.request("GET", f"{_model(name)}/traffic/exposures?{query}"))
 
     def ramp(self, name: str) -> dict[str, Any] | None:
         """Return the last ramp of a model, running or over; None when there was none."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from serving_server.signatures import Signature
 from serving_workbench import version_changes
 from serving_workbench.errors import ControlError, DeployError, ModelNotServedError
+from serving_workbench.exposures import all_exposures
 from serving_workbench.files import shown_path
 from serving_workbench.mirroring import mirror_text, pairs_frame
 from serving_workbench.prove import Proof
@@ -310,15 +311,18 @@ class ServedModel:
         """
         return self.server.traffic(self.name, weights, key=key, timeout=timeout)
 
-    def exposures(self) -> Any:
-        """Return the latest requests of a split, oldest first, as a `pandas.DataFrame`.
+    def exposures(self) -> pd.DataFrame:
+        """Return the latest requests of a split that have ended, in the order of their ends, as a `pandas.DataFrame`.
 
-        Columns: ``time`` (seconds since 1970), ``version``, ``point`` (of the unit interval in 2**32 steps, drawn or
-        from the key) and ``keyed`` (whether by a key).
+        Columns: ``sequence`` (numbers without gaps), ``time`` (when each came, seconds since 1970), ``version``,
+        ``point`` (of the unit interval in 2**32 steps, drawn or from the key), ``keyed`` (whether by a key), ``status``
+        (``OK`` or the error's code), ``total_ms`` from taking the request to its end, ``run_ms`` in the graph (missing
+        where it did not get there) and ``shared`` (whether it ran in a batch with an earlier one, so that both have the
+        time of one measurement). The server remembers 10,000 unless told otherwise; they are read page by page.
         """
         import pandas as pd  # only for those who ask
 
-        return pd.DataFrame(self.server.ask(lambda: self.server.control.exposures(self.name)))
+        return pd.DataFrame(self.server.ask(lambda: all_exposures(self.server.control, self.name)))
 
     def outcomes(self) -> pd.DataFrame:
         """Return what became of the requests that a split gave to each version, period by period.

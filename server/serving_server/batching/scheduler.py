@@ -36,6 +36,7 @@ from serving_server.errors import (
 from serving_server.inputs import shape_hint
 from serving_server.statistics import Statistics
 from serving_server.tensors import Array
+from serving_server.traffic.outcomes import GIVEN_UP
 
 __all__ = ["Scheduler"]
 
@@ -182,8 +183,8 @@ class Scheduler:
                 late = task.deadline is not None and self._loop.time() >= task.deadline - _LATE_SECONDS
                 code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
                 self._statistics.requests(task.signature.name).ended[code] += 1
-                if late and task.outcomes is not None:
-                    task.outcomes.failed(code)
+                if task.outcomes is not None:
+                    task.outcomes.failed(code if late else GIVEN_UP, task.arrived, task.point)
             self._leave_queue(task)
             for piece in task.pieces:
                 self.cancel(piece)
@@ -353,8 +354,8 @@ class Scheduler:
             if task.finish(part, None) and task.whole is None:
                 answered.append(task)
                 if task.outcomes is not None:
-                    task.outcomes.succeeded(task.arrived, run_ns)
-                    run_ns = 0
+                    task.outcomes.succeeded(task.arrived, run_ns, task.point)
+                    run_ns = -abs(run_ns)
         self._statistics.succeeded(answered)
         self._pending -= len(batch.tasks)
         self._check_idle()
@@ -385,11 +386,11 @@ class Scheduler:
             if error is None:
                 self._statistics.succeeded((task,))
                 if task.outcomes is not None:
-                    task.outcomes.succeeded(task.arrived, 0)
+                    task.outcomes.succeeded(task.arrived, 0, task.point)
             else:
                 self._statistics.failed(error.code)
                 if task.outcomes is not None:
-                    task.outcomes.failed(error.code)
+                    task.outcomes.failed(error.code, task.arrived, task.point)
 
     def _lane_closed(self, lane: FrontLane) -> None:
         if lane in self._free:

@@ -48,7 +48,11 @@ class Task:
         The waiting batch that holds it; None before and after.
     outcomes : Outcomes or None
         Where it counts in addition, as a request of a split.
+    point : int
+        What it is known by there; set together with `outcomes`, as all others do without.
     """
+
+    point: int
 
     __slots__ = (
         "_on_done",
@@ -61,6 +65,7 @@ class Task:
         "outcomes",
         "outputs",
         "pieces",
+        "point",
         "rows",
         "signature",
         "whole",

@@ -8,14 +8,16 @@ import time
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final, Literal, Protocol
 
 from serving_server.errors import StatusCode
 from serving_server.lifecycle.servable import Servable
-from serving_server.traffic.outcomes import Outcomes
+from serving_server.traffic.exposures import ExposureLog
+from serving_server.traffic.outcomes import KEYED, Outcomes
 from serving_server.traffic.shares import POINTS, Piece, rebalance
 
-__all__ = ["Arm", "Caller", "Exposure", "Period", "Router", "point_of"]
+__all__ = ["Arm", "Caller", "Period", "Router", "point_of"]
 
 #: Periods of unchanging shares that a router remembers.
 MAX_PERIODS: Final = 500
@@ -23,9 +25,6 @@ MAX_PERIODS: Final = 500
 #: Keys whose points are remembered, which is a third cheaper than to hash them anew, and their length at most.
 MAX_POINTS: Final = 20_000
 MAX_KEY: Final = 256
-
-#: A request's time (seconds since 1970), its version, its point, and whether that came of a key.
-Exposure = tuple[float, int, int, bool]
 
 _BITS: Final = POINTS.bit_length() - 1
 
@@ -46,6 +45,9 @@ class Arm:
     servable : Servable
     drawn, keyed : int
         Requests that it was given by lot, and by their key.
+    point : int
+        Of the request that it was given last, plus `KEYED` when its key decided: who takes the request from here keeps
+        it for the outcome, in the same turn of the loop.
     outcomes : Outcomes
         What became of them.
     resolved : dict of str to object
@@ -53,19 +55,20 @@ class Arm:
         `serving_server.example_inference` by method and signature.
     """
 
-    __slots__ = ("drawn", "keyed", "outcomes", "resolved", "servable", "version")
+    __slots__ = ("drawn", "keyed", "outcomes", "point", "resolved", "servable", "version")
 
-    def __init__(self, version: int, servable: Servable, objective: float | None = None) -> None:
+    def __init__(self, version: int, servable: Servable, outcomes: Outcomes) -> None:
         self.version = version
         self.servable = servable
         self.drawn = 0
         self.keyed = 0
-        self.outcomes = Outcomes(objective)
+        self.point = 0
+        self.outcomes = outcomes
         self.resolved: dict[Any, Any] = {}
 
     def failed(self, code: StatusCode) -> None:
-        """Count a request that it was given and that has failed."""
-        self.outcomes.failed(code)
+        """Count the request that it was given last, which fails at once."""
+        self.outcomes.failed(code, perf_counter(), self.point)
 
 
 class Period:
@@ -142,7 +145,7 @@ class Router:
         Requests that found none of the versions available.
     periods : deque of Period
         The last is the present one.
-    exposures : deque of Exposure
+    exposures : ExposureLog
     """
 
     def __init__(self, model: str, rng: random.Random, capacity: int) -> None:
@@ -153,13 +156,12 @@ class Router:
         self.requests: Counter[tuple[int, bool]] = Counter()
         self.unrouted = 0
         self.periods: deque[Period] = deque(maxlen=MAX_PERIODS)
-        self.exposures: deque[Exposure] = deque(maxlen=capacity)
+        self.exposures = ExposureLog(capacity)
         self._rng = rng
         self._draw = rng.getrandbits
         self._pieces: list[Piece] = []  # as the weights say, whoever is available
         self._hash = _hash_of(model).copy
         self._points: dict[bytes, int] = {}  # of keys seen lately: those who come come again
-        self._log = self.exposures.append
         #: One object, so that a request sees all or nothing of a change: where the pieces begin, and whose they are.
         self._table: tuple[Sequence[int], Sequence[Arm]] = ((), ())
 
@@ -168,7 +170,6 @@ class Router:
     def pick(
         self,
         caller: Caller,
-        now: Callable[[], float] = time.time,
         from_bytes: Callable[[bytes, Literal["big"]], int] = int.from_bytes,
     ) -> Arm | None:
         """Return the arm that answers a request; None when none of the versions is available."""
@@ -188,12 +189,12 @@ class Router:
                     self._points[key] = point
             arm = owners[bisect_right(starts, point) - 1]
             arm.keyed += 1
-            self._log((now(), arm.version, point, True))
+            arm.point = point + KEYED
         else:
             point = self._draw(_BITS)
             arm = owners[bisect_right(starts, point) - 1]
             arm.drawn += 1
-            self._log((now(), arm.version, point, False))
+            arm.point = point
         return arm
 
     # -- changes -------------------------------------------------------------------------------------------------------
@@ -216,9 +217,7 @@ class Router:
 
     def resize(self, capacity: int) -> None:
         """Remember so many exposures from now on; the latest are kept."""
-        if capacity != self.exposures.maxlen:
-            self.exposures = deque(self.exposures, maxlen=capacity)
-            self._log = self.exposures.append
+        self.exposures.resize(capacity)
 
     def update(self, answering: Mapping[int | None, Servable]) -> None:
         """Follow what is available: the share of a version that is not goes to the others, by their weights."""
@@ -236,7 +235,7 @@ class Router:
     def _begin(self, cause: str, answering: Mapping[int | None, Servable]) -> None:
         self._settle()
         arms = {
-            version: Arm(version, answering[version], self.objective)
+            version: Arm(version, answering[version], self.exposures.open(version, self.objective))
             for version in sorted(self.weights)
             if version in answering
         }
@@ -244,6 +243,9 @@ class Router:
         whole = sum(weights.values())
         pieces = rebalance(self._pieces, weights) if whole else []
         shares = {version: weight / whole if whole else 0.0 for version, weight in weights.items()}
+        if len(self.periods) == MAX_PERIODS:
+            for arm in self.periods[0].arms:
+                self.exposures.forget(arm.outcomes)
         self.periods.append(Period(cause, shares, list(arms.values())))
         self._table = ([piece.start for piece in pieces], [arms[piece.version] for piece in pieces])
 

@@ -16,6 +16,7 @@ from serving_workbench.comparison.result import CompareResult
 from serving_workbench.comparison.sample_ratio import sample_ratio
 from serving_workbench.comparison.verdict import decide
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.exposures import all_exposures
 from serving_workbench.handle import ServedModel, connect
 from serving_workbench.tuning.stepping import Steps
 
@@ -160,7 +161,7 @@ class LiveReader:
 
     def _feedback_metric(self, values: Mapping[str, float]) -> Metric:
         """Return the mean of what users fed back, by key: a key's version is that of its exposures."""
-        exposures = self._control.exposures(self._name)
+        exposures = all_exposures(self._control, self._name)
         version_of = {
             point: version
             for point, version, keyed in zip(exposures["point"], exposures["version"], exposures["keyed"], strict=True)
