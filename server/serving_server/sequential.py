@@ -83,19 +83,22 @@ def difference_of_means(a: Sums, b: Sums, alpha: float = ALPHA) -> tuple[float, 
     return value, value - half, value + half
 
 
-def share(count: int, of: int, alpha: float = ALPHA) -> tuple[float, float]:
+def share(count: float, of: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Return the ends of a confidence sequence of a rare event's probability, exact at any number of requests.
 
     Parameters
     ----------
-    count, of : int
-        Events, and requests.
+    count : float
+        Events; or the sum of any values between 0 and 1, such as the share of each key's requests that failed.
+    of : int
+        Requests; or such values.
 
     Notes
     -----
     Beta-binomial mixture (Robbins 1970) with the uniform prior: those p for which
     ``B(count + 1, of - count + 1) / (p^count (1 - p)^(of - count)) < 1 / alpha``. By Ville's inequality it holds at all
-    times at once.
+    times at once. For values x between 0 and 1 of mean p, ``(q / p)^x ((1 - q) / (1 - p))^(1 - x)`` is convex in x, so
+    its mean is at most that at x = 0 and 1, which is 1: the same sequence holds, and is wide where they vary little.
     """
     if of == 0:
         return 0.0, 1.0
@@ -127,7 +130,7 @@ def _edge(kept: object, inside: float, outside: float) -> float:
 
 
 def difference_of_shares(
-    events_a: int, of_a: int, events_b: int, of_b: int, alpha: float = ALPHA
+    events_a: float, of_a: int, events_b: float, of_b: int, alpha: float = ALPHA
 ) -> tuple[float, float, float]:
     """Return B's share of events less A's with the ends of a confidence sequence; exact for rare events too.
 

@@ -137,6 +137,13 @@ def test_what_users_say_decides_when_they_say_it(arms: sw.ServedModel) -> None:
     found = result.metric("feedback")
     assert (found.role, found.a, found.b) == ("primary", 1.0, 0.0)
     assert result.verdict == "REJECT"
+    assert result.source.startswith("live split by key, ")
+    (ratio,) = [check for check in result.checks if check.name == "sample ratio"]
+    assert ratio.ok
+    assert " keys, as declared" in ratio.text
+    errors = result.metric("error rate").difference
+    assert errors.method.endswith("over keys")
+    assert 0 < errors.n <= len(users.content), "each key is one observation"
 
 
 @pytest.mark.slow
@@ -180,6 +187,7 @@ def test_the_command_does_the_same(arms: sw.ServedModel) -> None:
         ("compare_live", {"b": 1}, "given twice"),
         ("compare_live", {"b": 2, "margins": {"accuracy": 1}}, "no such metric"),
         ("compare_live", {"b": 3, "weights": {1: 50, 2: 50}}, "Version 3 has no part"),
+        ("compare_live", {"b": 2, "feedback": dict}, "the split is by lot"),
         ("switchback", {"b": 1}, "given twice"),
         ("switchback", {"b": 2, "blocks": 3}, "20 to 200"),
         ("switchback", {"b": 2, "seconds": 0}, "length of a block"),

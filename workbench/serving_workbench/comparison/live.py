@@ -6,24 +6,25 @@ import datetime
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from serving_server.sequential import MIN_REQUESTS, Sums, difference_of_means, difference_of_shares
+from serving_workbench.comparison.by_key import KeyCounts, KeyTotals
 from serving_workbench.comparison.evidence import Check, Estimate, Metric, Role
 from serving_workbench.comparison.margins import Margins
 from serving_workbench.comparison.result import CompareResult
 from serving_workbench.comparison.sample_ratio import sample_ratio
 from serving_workbench.comparison.verdict import decide
 from serving_workbench.errors import WorkbenchError
-from serving_workbench.exposures import all_exposures
+from serving_workbench.exposures import exposure_pages
 from serving_workbench.handle import ServedModel, connect
 from serving_workbench.tuning.stepping import Steps
 
 if TYPE_CHECKING:
     from serving_workbench.control import ControlClient
 
-__all__ = ["ERRORS", "MISSES", "RUN_TIME", "ArmCounts", "LiveReader", "compare_live"]
+__all__ = ["ERRORS", "MISSES", "RUN_TIME", "ArmCounts", "LiveReader", "compare_live", "counts_of", "objective_of"]
 
 RUN_TIME: Final = "run time"
 ERRORS: Final = "error rate"
@@ -33,6 +34,8 @@ FEEDBACK: Final = "feedback"
 
 _SEQUENCE: Final = "confidence sequence"
 _EXACT: Final = "exact confidence sequence (beta-binomial mixture)"
+#: What a method says of its unit.
+_OVER: Final = {"requests": "", "keys": " over keys"}
 UNEQUAL: Final = (
     "The shares are unequal: a version with few requests runs slower by itself, as its caches are colder, so run time "
     "decides nothing. Give both the same weight, or use sw.switchback."
@@ -84,8 +87,10 @@ class LiveReader:
     since : float
         Periods that began at this time or later count (seconds since 1970).
     margins : Margins
-    objective : bool
-        Whether misses are counted.
+    objective : float or None
+        Milliseconds, beyond which an answer is a miss; None: none is.
+    keyed : bool
+        Whether the split is by key: then the keys are what is compared.
     feedback : callable, optional
         Returns values by key.
     """
@@ -99,7 +104,8 @@ class LiveReader:
         *,
         since: float,
         margins: Margins,
-        objective: bool,
+        objective: float | None,
+        keyed: bool = False,
         feedback: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self._control = control
@@ -108,6 +114,7 @@ class LiveReader:
         self._since = since
         self._margins = margins
         self._objective = objective
+        self._keys = KeyTotals(a, b, since=since, objective=objective) if keyed else None
         self._feedback = feedback
         self._began = time.time()
         self.sequence: dict[str, list[float]] = {name: [] for name in ("seconds", "n", "value", "low", "high", "share")}
@@ -121,12 +128,24 @@ class LiveReader:
             The split has ended.
         """
         traffic = self._control.traffic(self._name)
-        counts = [counts_of(traffic, version, self._since) for version in (self._a, self._b)]
-        metrics = self._margins.applied(self._metrics(*counts))
+        counts = counts_of(traffic, self._a, self._since), counts_of(traffic, self._b, self._since)
+        alike = _alike(*counts)
+        requests = counts[0].requests + counts[1].requests
+        source = f"live split, {requests:,} requests"
+        if self._keys is None:
+            metrics = self._metrics(*counts, "requests", alike=alike)
+            checks = [_ratio(self._a, self._b, counts, counts, "requests")]
+        else:
+            for page in exposure_pages(self._control, self._name, self._keys.last):
+                self._keys.add(page)
+            keys = self._keys.counts()
+            metrics = self._metrics(*keys, "keys", alike=alike)
+            checks = [_ratio(self._a, self._b, keys, counts, "keys"), *_key_checks(self._keys, requests)]
+            source = f"live split by key, {requests:,} requests"
+        metrics = self._margins.applied(metrics)
         self._note(metrics, counts)
         ended = traffic["ended"]
-        checks = [_ratio(self._a, self._b, *counts, keyed=bool(traffic["key"]))]
-        if not _alike(*counts):
+        if not alike:
             checks.append(Check("shares", False, UNEQUAL, fatal=False))
         if ended and not traffic["weights"]:
             checks.append(Check("split", True, f"The split has ended: {ended['reason']}.", fatal=False))
@@ -137,7 +156,7 @@ class LiveReader:
             model=self._name,
             a=f"{self._name}@{self._a}",
             b=f"{self._name}@{self._b}",
-            source=f"live split, {counts[0].requests + counts[1].requests:,} requests",
+            source=source,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             metrics=metrics,
             heads=[],
@@ -147,30 +166,26 @@ class LiveReader:
             sequence={name: list(values) for name, values in self.sequence.items()},
         )
 
-    def _metrics(self, a: ArmCounts, b: ArmCounts) -> list[Metric]:
+    def _metrics(self, a: ArmCounts | KeyCounts, b: ArmCounts | KeyCounts, unit: str, *, alike: bool) -> list[Metric]:
         found = []
         if self._feedback is not None:
             found.append(self._feedback_metric(self._feedback()))
         role: Role = "guardrail" if found else "primary"
-        found.append(_relative(RUN_TIME, a.run, b.run, role if _alike(a, b) else "shown"))
-        found.append(_share(ERRORS, a.errors, a.requests, b.errors, b.requests))
-        if self._objective:
-            found.append(_share(MISSES, a.misses, a.answered, b.misses, b.answered))
-        found.append(_relative(TOTAL, a.total, b.total, "shown"))
+        found.append(_relative(RUN_TIME, a.run, b.run, role if alike else "shown", unit))
+        found.append(_share(ERRORS, a.errors, a.requests, b.errors, b.requests, unit))
+        if self._objective is not None:
+            found.append(_share(MISSES, a.misses, a.answered, b.misses, b.answered, unit))
+        found.append(_relative(TOTAL, a.total, b.total, "shown", unit))
         return found
 
     def _feedback_metric(self, values: Mapping[str, float]) -> Metric:
-        """Return the mean of what users fed back, by key: a key's version is that of its exposures."""
-        exposures = all_exposures(self._control, self._name)
-        version_of = {
-            point: version
-            for point, version, keyed in zip(exposures["point"], exposures["version"], exposures["keyed"], strict=True)
-            if keyed
-        }
+        """Return the mean of what users fed back, by key: a key's version is that of its requests."""
+        assert self._keys is not None
         sums = {self._a: [0, 0.0, 0.0], self._b: [0, 0.0, 0.0]}
         for key, value in values.items():
-            kept = sums.get(version_of.get(_point_of(self._name, str(key)), -1))
-            if kept is not None:
+            version = self._keys.version_of(_point_of(self._name, str(key)))
+            if version is not None:
+                kept = sums[version]
                 kept[0] += 1
                 kept[1] += float(value)
                 kept[2] += float(value) ** 2
@@ -179,7 +194,7 @@ class LiveReader:
         estimate = Estimate(value, low, high, first.n + second.n, f"{_SEQUENCE} over keys")
         return Metric(FEEDBACK, first.mean, second.mean, estimate, role="primary")
 
-    def _note(self, metrics: list[Metric], counts: list[ArmCounts]) -> None:
+    def _note(self, metrics: list[Metric], counts: Sequence[ArmCounts]) -> None:
         found = metrics[0].difference  # feedback or run time, also while it decides nothing
         given = counts[0].given + counts[1].given
         row = (
@@ -197,6 +212,15 @@ class LiveReader:
                 del values[1::2]
         for values, value in zip(self.sequence.values(), row, strict=True):
             values.append(value)
+
+
+def objective_of(traffic: Mapping[str, Any]) -> float | None:
+    """Return the objective of the present split in milliseconds, None when it has none."""
+    for period in traffic["periods"][-1:]:
+        for outcome in period["outcomes"].values():
+            if outcome["objective_s"] is not None:
+                return 1e3 * float(outcome["objective_s"])
+    return None
 
 
 def counts_of(traffic: Mapping[str, Any], version: int, since: float) -> ArmCounts:
@@ -226,11 +250,11 @@ def counts_of(traffic: Mapping[str, Any], version: int, since: float) -> ArmCoun
     )
 
 
-def _relative(name: str, a: Sums, b: Sums, role: Any) -> Metric:
+def _relative(name: str, a: Sums, b: Sums, role: Any, unit: str) -> Metric:
     value, low, high = (_ratio_of(each) for each in difference_of_means(a, b))
-    method = f"{_SEQUENCE} of the mean logarithm"
+    method = f"{_SEQUENCE} of the mean logarithm{_OVER[unit]}"
     if min(a.n, b.n) < MIN_REQUESTS:
-        method = f"{min(a.n, b.n)} requests of one version: nothing is said below {MIN_REQUESTS}"
+        method = f"{min(a.n, b.n)} {unit} of one version: nothing is said below {MIN_REQUESTS}"
     level_a, level_b = (1e3 * math.exp(each.mean) if each.n else math.nan for each in (a, b))
     estimate = Estimate(value, low, high, a.n + b.n, method)
     return Metric(name, level_a, level_b, estimate, relative=True, higher_is_better=False, role=role, unit="ms")
@@ -240,14 +264,14 @@ def _ratio_of(log_ratio: float) -> float:
     return math.inf if log_ratio > 50 else math.expm1(log_ratio) if log_ratio > -50 else -1.0
 
 
-def _share(name: str, events_a: int, of_a: int, events_b: int, of_b: int) -> Metric:
+def _share(name: str, events_a: float, of_a: int, events_b: float, of_b: int, unit: str) -> Metric:
     value, low, high = difference_of_shares(events_a, of_a, events_b, of_b)
     level_a, level_b = (events / of if of else math.nan for events, of in ((events_a, of_a), (events_b, of_b)))
     return Metric(
         name,
         level_a,
         level_b,
-        Estimate(value, low, high, of_a + of_b, _EXACT),
+        Estimate(value, low, high, of_a + of_b, _EXACT + _OVER[unit]),
         higher_is_better=False,
         unit="%",
     )
@@ -258,14 +282,23 @@ def _alike(a: ArmCounts, b: ArmCounts) -> bool:
     return 0.8 * max(a.expected, b.expected) <= min(a.expected, b.expected)
 
 
-def _ratio(a: int, b: int, first: ArmCounts, second: ArmCounts, *, keyed: bool) -> Check:
+def _ratio(a: int, b: int, seen: Sequence[ArmCounts | KeyCounts], declared: Sequence[ArmCounts], unit: str) -> Check:
     names = (f"version {a}", f"version {b}")
-    given = dict(zip(names, (first.given, second.given), strict=True))
-    if keyed:
-        # What was assigned are keys, of which some send many requests: these are not independent.
-        counts = ", ".join(f"{name} {count:,}" for name, count in given.items())
-        return Check("sample ratio", True, f"Not judged, as keys were assigned, not requests ({counts}).", fatal=False)
-    return sample_ratio(given, dict(zip(names, (first.expected, second.expected), strict=True)))
+    given = dict(zip(names, (each.given for each in seen), strict=True))
+    return sample_ratio(given, dict(zip(names, (each.expected for each in declared), strict=True)), unit)
+
+
+def _key_checks(keys: KeyTotals, requests: int) -> list[Check]:
+    """Return what is to be known of the keys that the comparison rests on."""
+    texts = []
+    lost = requests - keys.requests
+    if lost > 0:
+        texts.append(f"{lost:,} of {requests:,} requests were forgotten by the server before they were read.")
+    if keys.keyless:
+        texts.append(f"{keys.keyless:,} requests came without the key and are left out.")
+    if keys.level:
+        texts.append(f"One of {2**keys.level} keys is followed, as there are so many; which, a hash decides.")
+    return [Check("keys", not lost > 0, " ".join(texts), fatal=False)] if texts else []
 
 
 def _point_of(model: str, key: str) -> int:
@@ -294,6 +327,11 @@ def compare_live(
     Intervals are confidence sequences: they hold at all times at once, so the comparison may be looked at, and may
     stop, whenever it has decided. Versions share processors and queues; what tells them apart is the time in the graph,
     and the whole time is shown as that under shared load.
+
+    When the split is by key, the key is the unit: run time, errors and misses are averaged over the requests of each
+    key, intervals are over these averages, and the sample ratio is of distinct keys. Up to 100,000 keys are followed, a
+    fair sample of them when there are more. As a key that comes back changes its average, these sequences are
+    approximate where the others hold at all times at once.
 
     Parameters
     ----------
@@ -356,6 +394,11 @@ def compare_live(
             f"Requests of '{found.name}' are split already: slo_ms= and key= go with a split that is set here.",
             hint=f"End it first: {found.name}.traffic({{}}).",
         )
+    if feedback is not None and key is None and not traffic["key"]:
+        raise WorkbenchError(
+            "Feedback is of keys, and the split is by lot: nobody could tell which version a key has seen.",
+            hint='Give the name of the header too, such as key="x-serving-key".',
+        )
     parts = {str(version) for version in (weights if weights is not None else traffic["weights"] or (a, b))}
     for version in (a, b):
         if str(version) not in parts:
@@ -373,12 +416,17 @@ def compare_live(
         traffic = control.put_traffic(found.name, plain, seconds=60.0, **options)
     else:
         since = traffic["since"] or 0.0
-    objective = any(
-        outcome["objective_s"] is not None
-        for period in traffic["periods"][-1:]
-        for outcome in period["outcomes"].values()
+    reader = LiveReader(
+        control,
+        found.name,
+        a,
+        b,
+        since=since,
+        margins=wanted,
+        objective=objective_of(traffic),
+        keyed=bool(traffic["key"]),
+        feedback=feedback,
     )
-    reader = LiveReader(control, found.name, a, b, since=since, margins=wanted, objective=objective, feedback=feedback)
     steps = Steps("live", seconds, enabled=progress)
     began = time.monotonic()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from serving_workbench.comparison.live import ArmCounts, LiveReader, counts_of
+from serving_workbench.comparison.live import ArmCounts, LiveReader, counts_of, objective_of
 from serving_workbench.manage.snapshot import Line
 from serving_workbench.manage.snapshot import Reader as LineReader
 
@@ -114,7 +114,13 @@ class TabReader:
             self._since = traffic["since"] if wanted is None else wanted
             self._wanted, self._compared = None, arms
             self._live = LiveReader(
-                control, self._served.name, *arms, since=self._since, margins=self._margins, objective=self._objective
+                control,
+                self._served.name,
+                *arms,
+                since=self._since,
+                margins=self._margins,
+                objective=objective_of(control.traffic(self._served.name)) if self._objective else None,
+                keyed=bool(traffic["key"]),
             )
         self._active = active
         result = counts = None
