@@ -119,6 +119,7 @@ class Front:
                 cors=options.rest_api_cors,
                 requests=requests,
                 pages=pages,
+                keys=self._catalog.splits.keys,
             )
         )
         control = Control(self._catalog, self._token, self._identity, self._status, self.stop_soon)

@@ -7,7 +7,7 @@ import functools
 import http
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from typing import Final
 
@@ -40,16 +40,21 @@ class Request:
         the same head share it.
     body : bytes
         Unchunked and, when it was gzip, unpacked.
+    repeated : mapping of str to str or None
+        The first values of the headers that came more than once: a joined one may have a comma of its own.
     """
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    repeated: Mapping[str, str] | None = None
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of a header by its name in lower case, None when there is none."""
-        value = self.headers.get(name.decode("ascii"))
+        """Return the first value of a header by its name in lower case, None when there is none."""
+        text = name.decode("ascii")
+        first = self.repeated
+        value = first[text] if first is not None and text in first else self.headers.get(text)
         return None if value is None else value.encode("latin-1")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
+from typing import Any, Final
 
 import httptools
 
@@ -14,6 +14,9 @@ from serving_server.rest.http1_repeat import RepeatedHead
 __all__ = ["Incoming", "Refusal", "RequestReader"]
 
 logger = logging.getLogger(__name__)
+
+#: Between the values of a header that comes more than once (RFC 9110 section 5.2).
+_JOINED: Final = ", "
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,6 +72,7 @@ class RequestReader:
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[str, str] = {}
+        self._first: dict[str, str] | None = None  # of headers that came more than once
         self._head_bytes = 0
         self._head_done = False
         self._parts: list[bytes] = []
@@ -162,7 +166,13 @@ class RequestReader:
             return
         # llhttp stops in front of the body; a parser that never saw the Upgrade header reads it.
         headers = {k: v for k, v in self._headers.items() if k not in {"upgrade", "connection", "http2-settings"}}
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        first = self._first or {}
+        lines = []
+        for name, value in headers.items():
+            if name in first:
+                lines.append(f"{name}: {first[name]}\r\n")
+                value = value[len(first[name]) + len(_JOINED) :]
+            lines.append(f"{name}: {value}\r\n")
         start = self._parser.get_method() + b" " + self._url + b" HTTP/1.1\r\n"
         self._parser = httptools.HttpRequestParser(self)
         self._feed(start + "".join(lines).encode("latin-1") + b"\r\n" + rest)
@@ -185,7 +195,13 @@ class RequestReader:
         key = name.lower().decode("latin-1")
         text = value.decode("latin-1").strip(" \t")  # the parser leaves a tab behind the value
         earlier = self._headers.get(key)
-        self._headers[key] = text if earlier is None else f"{earlier}, {text}"
+        if earlier is None:
+            self._headers[key] = text
+            return
+        self._headers[key] = earlier + _JOINED + text
+        if self._first is None:
+            self._first = {}
+        self._first.setdefault(key, earlier)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -230,7 +246,7 @@ class RequestReader:
         if body and "gzip" in headers.get("content-encoding", ""):
             body = gunzip(body, self._limits.max_unpacked_bytes)
         method = parser.get_method().decode("ascii")
-        request = Request(method, self._url.decode("latin-1"), headers, body)
+        request = Request(method, self._url.decode("latin-1"), headers, body, self._first)
         keep_alive = parser.should_keep_alive()
         connection = b"keep-alive" if "connection" in headers else b""  # HTTP/1.0 clients need to read it
         self.complete.append(Incoming(request, keep_alive, connection if keep_alive else b"close"))

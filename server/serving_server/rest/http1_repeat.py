@@ -73,7 +73,7 @@ class RepeatedHead:
         """
         headers = request.headers
         size = len(data) - len(request.body)
-        if size > _MAX_HEAD or not _FRAMING.isdisjoint(headers):
+        if size > _MAX_HEAD or request.repeated is not None or not _FRAMING.isdisjoint(headers):
             return None
         # What lies in front of the body is the head and nothing else: it has one blank line, at its end, and the parser
         # has not been lenient about line ends. Blank lines before the request or after the body end up here.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -73,10 +73,11 @@ HTTP_STATUS: Final = {
 }
 
 _JSON: Final = "application/json"
+_ALLOWED_HEADERS: Final = "Access-Control-Allow-Headers"
 _CORS: Final = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
-    ("Access-Control-Allow-Headers", "Content-Type"),
+    (_ALLOWED_HEADERS, "Content-Type"),
 )
 _NOT_FOUND_PAGE: Final = (
     b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
@@ -200,6 +201,8 @@ class RestApi:
         Where requests count that reach no signature.
     pages : mapping of str to callable, optional
         Further pages, by path: from a request to its answer.
+    keys : callable, optional
+        Returns the names of headers that decide which version a client gets now: with CORS, browsers may send them.
     """
 
     def __init__(
@@ -211,13 +214,15 @@ class RestApi:
         cors: bool = False,
         requests: Requests | None = None,
         pages: Mapping[str, Page] | None = None,
+        keys: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._core = core
         self._requests = requests or Requests()
         self._pages = pages or {}
         self._example_core = examples
         self._timeout = timeout
-        self._headers = _CORS if cors else ()
+        self._headers: tuple[tuple[str, str], ...] = _CORS if cors else ()
+        self._keys = keys
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, request: Request, answer: Answer) -> Cancel | None:
@@ -333,7 +338,7 @@ class RestApi:
             origin = request.headers.get("origin", "")
             if "http://" not in origin and "https://" not in origin:
                 raise FailedPreconditionError("Origin header is missing in CORS preflight")
-            body = b""
+            return Response(200, b"", headers=self._preflight_headers())
         elif kind is RouteKind.HEALTH:
             body = b'{"status":"alive"}'
         elif kind is RouteKind.READY:
@@ -347,6 +352,12 @@ class RestApi:
                 return page(request)
             return Response(404, _NOT_FOUND_PAGE, "text/html")
         return Response(200, body, headers=self._headers)
+
+    def _preflight_headers(self) -> tuple[tuple[str, str], ...]:
+        keys = self._keys() if self._headers else ()
+        return tuple(
+            (name, ", ".join([value, *keys]) if name == _ALLOWED_HEADERS else value) for name, value in self._headers
+        )
 
     def _error(self, error: ServingError) -> Response:
         return Response(HTTP_STATUS[error.code], encode_error(error.message), headers=self._headers)

@@ -199,6 +199,10 @@ class Splits:
         # What was to be loaded for a change that waited is not wanted any more.
         self._manager.keep(model, self._split_versions(entry), _PURPOSE)
 
+    def keys(self) -> list[str]:
+        """Return the names of the headers that decide about requests now, of all models."""
+        return sorted({router.key.decode() for router in self.routers.values() if router.key is not None})
+
     # -- what is told --------------------------------------------------------------------------------------------------
 
     def summary(self, model: str) -> dict[str, Any] | None:
