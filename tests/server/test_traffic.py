@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import math
 import threading
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import psutil
 import pytest
 
 from serving_server.tensors import to_array, to_proto
+from serving_server.traffic.journal import Journal
 from serving_server.traffic.router import point_of
 from serving_server.traffic.shares import POINTS
 from serving_server.wire import messages
@@ -125,6 +130,35 @@ def test_every_api_gives_a_key_the_same_version(split_server: SharedServer) -> N
             path = f"/v1/models/split-examples:{name}"
             assert split_server.rest("POST", path, body, headers={KEY: key})[0] == 200
             assert last() == (version, True)
+    assert seen == {1, 2}
+
+
+def test_of_a_key_that_comes_twice_the_first_counts(split_server: SharedServer) -> None:
+    put(split_server, {1: 50, 2: 50}, key=KEY)
+    message, response = predict_request(), messages.PredictResponse
+    stub = split_server.channel().unary_unary(
+        "/tensorflow.serving.PredictionService/Predict",
+        request_serializer=type(message).SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    host, port = urllib.parse.urlsplit(split_server.rest_url).netloc.split(":")
+    seen = set()
+    for number in range(12):
+        keys = [f"user-{number}, x", f"user-{number + 1}"]  # the comma is the key's own
+        version = 1 if point_of("split", keys[0].encode()) < POINTS // 2 else 2
+        seen.add(version)
+        answer = stub(message, timeout=30, metadata=tuple((KEY, key) for key in keys))
+        assert answer.model_spec.version.value == version
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        for _ in range(2):  # the second time on a connection that has seen the same head
+            connection.putrequest("POST", "/v1/models/split:predict")
+            for key in keys:
+                connection.putheader("X-Serving-Key", key)
+            body = json.dumps(ZERO).encode()
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            assert VERSION_OF[json.load(connection.getresponse())["predictions"][0]] == version
+        connection.close()
     assert seen == {1, 2}
 
 
@@ -312,6 +346,10 @@ def test_all_methods_count_and_a_ramp_to_a_version_that_fails_on_them_rolls_back
         plan = {"from": 1, "to": 2, "steps": [50], "hold_seconds": 60, "min_requests": 10**6}
         status, answer = process.control("PUT", "/models/examples/ramp", plan)
         assert status == 200, answer
+        page = MetricsPage.of(process)
+        labels = {"model_name": "examples", "version": "2"}
+        assert page.get("serving_workbench_ramp_state", **labels, state="running") == 1
+        assert page.get("serving_workbench_ramp_weight", **labels) == 0.5
 
         def over(send: Callable[[], None] = clients[name]) -> bool:
             for _ in range(20):
@@ -321,7 +359,23 @@ def test_all_methods_count_and_a_ramp_to_a_version_that_fails_on_them_rolls_back
         wait_until(over, timeout=60, what=f"the end of the ramp under {name}")
         ramp = process.model("examples")["ramp"]
         assert (ramp["state"], ramp["reason"][:13]) == ("rolled back", "errors: +100 "), name
+        gauge = partial(MetricsPage.of(process).get, model_name="examples", version="2")
+        states = {state: gauge("serving_workbench_ramp_state", state=state) for state in ("running", ramp["state"])}
+        assert states == {"running": 0, "rolled back": 1}
+        assert (gauge("serving_workbench_ramp_step"), gauge("serving_workbench_ramp_weight")) == (1, 0)
         assert process.model("examples")["traffic"]["weights"] is None
+
+
+def test_a_journal_that_began_anew_is_read_with_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.ramps.jsonl"
+    monkeypatch.setattr("serving_server.traffic.journal.MAX_BYTES", 150)
+    first = Journal(path)
+    first.add("m", 7, "begun", plan={"to": 2})
+    first.add("m", 7, "step", step=1, note="x" * 100)
+    first.add("m", 7, "passed", step=1)
+    assert path.with_name("m.ramps.jsonl.1").exists()
+    assert path.read_text().count("\n") == 1, "it began anew"
+    assert [event["event"] for event in Journal(path).of("m")] == ["begun", "step", "passed"]
 
 
 def _outcomes(process: ServerProcess) -> Counter[str]:
@@ -334,6 +388,29 @@ def _outcomes(process: ServerProcess) -> Counter[str]:
         failed=second["errors"].get("INVALID_ARGUMENT", 0),
         astray=second["answered"] + sum(first["errors"].values()),
     )
+
+
+def test_browsers_may_send_the_key(server: Callable[..., ServerProcess], models_dir: Path) -> None:
+    process = server(
+        "--model_name=split", f"--model_base_path={models_dir / 'half_plus_two'}", "--rest_api_enable_cors_support"
+    )
+    process.wait_available("split", 2)
+
+    def allowed() -> str | None:
+        address = urllib.parse.urlsplit(process.rest_url)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+        headers = {"Origin": "https://example.org", "Access-Control-Request-Headers": KEY}
+        connection.request("OPTIONS", "/v1/models/split:predict", headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.headers["Access-Control-Allow-Headers"]
+
+    assert allowed() == "Content-Type"
+    put(process, {1: 50, 2: 50}, key=KEY)
+    assert allowed() == f"Content-Type, {KEY}"
+    process.control("DELETE", "/models/split/traffic")
+    assert allowed() == "Content-Type"
 
 
 def _restarted(process: ServerProcess) -> bool:

@@ -57,6 +57,7 @@ class Metrics:
                 serving=[(name, number) for name, number in serving if number is not None],
             ),
             *catalog.splits.families(),
+            *catalog.ramps.families(),
             *catalog.mirrors.families(),
             *process_families(self._process),
         ]

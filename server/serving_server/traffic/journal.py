@@ -27,14 +27,15 @@ class Journal:
     Parameters
     ----------
     path : Path or None
-        The file; None: memory only. Its events of before are read, those that can be.
+        The file; None: memory only. Its events of before are read, those that can be, and first those of the file
+        before it: right after it began anew, a ramp's beginning is there.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError), path.open() as file:
+        for each in () if path is None else (_rotated(path), path):
+            with contextlib.suppress(FileNotFoundError), each.open() as file:
                 for line in file:
                     with contextlib.suppress(ValueError):  # the end of a server cut it
                         event = json.loads(line)
@@ -50,7 +51,7 @@ class Journal:
             return
         try:
             if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                self._path.replace(_rotated(self._path))
             with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
                 file.write(json.dumps(found) + "\n")
         except OSError as error:
@@ -63,3 +64,7 @@ class Journal:
     def models(self) -> set[str]:
         """Return the models that there are events of."""
         return {event["model"] for event in self._events}
+
+
+def _rotated(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")

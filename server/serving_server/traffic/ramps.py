@@ -15,6 +15,7 @@ from typing import Any, Final
 from serving_server.errors import FailedPreconditionError, ServingError
 from serving_server.lifecycle.manager import Manager
 from serving_server.lifecycle.states import Specific, State
+from serving_server.metrics.exposition import Family
 from serving_server.traffic.guarding import Judgment, joined, judge
 from serving_server.traffic.journal import Journal
 from serving_server.traffic.ramp_plan import RampPlan
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _LOOK: Final = 0.1
 #: States in which a ramp is over.
 _OVER: Final = ("finished", "rolled back", "aborted", "ended")
+_STATES: Final = ("running", "paused", *_OVER)
+_PREFIX: Final = "serving_workbench_ramp_"
 
 
 class _Ramp:
@@ -46,6 +49,11 @@ class _Ramp:
         self.judgments: list[Judgment] = []
         self.requests: dict[str, int] = {}
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def weight(self) -> float:
+        """Share of the requests that its version is to get now."""
+        return self.plan.steps[self.step] / 100 if self.state not in _OVER else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -175,6 +183,25 @@ class Ramps:
         """Return the last ramp of a model, running or over; None when there was none since the server began."""
         ramp = self._ramps.get(model)
         return None if ramp is None else ramp.to_json()
+
+    def families(self) -> list[Family]:
+        """Return the metrics: of the last ramp of each model, running or over."""
+        steps: dict[tuple[str, str], int] = {}
+        weights: dict[tuple[str, str], float] = {}
+        states: dict[tuple[str, str, str], int] = {}
+        for model, ramp in self._ramps.items():
+            labels = model, str(ramp.plan.candidate)
+            steps[labels] = ramp.step + 1
+            weights[labels] = ramp.weight
+            # One series per state, so that an alert on one is a comparison with 1.
+            states |= {(*labels, state): int(state == ramp.state) for state in _STATES}
+        labels = ("model_name", "version")
+        weight = "Share of the requests that the ramp gives to its version now; 0 when it is over."
+        return [
+            Family(_PREFIX + "step", "gauge", labels, steps, help="Step of a ramp to a version, from 1."),
+            Family(_PREFIX + "weight", "gauge", labels, weights, help=weight),
+            Family(_PREFIX + "state", "gauge", (*labels, "state"), states, help="1 for the state that a ramp is in."),
+        ]
 
     def journal(self, model: str) -> list[dict[str, Any]]:
         """Return the events of all ramps of a model, oldest first."""
