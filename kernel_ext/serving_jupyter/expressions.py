@@ -54,8 +54,9 @@ class Braced(Deferred):
 def split(line: str) -> list[str]:
     r"""Split a line into arguments.
 
-    Quotes and backslashes work as in a POSIX shell, `--flag=value` gives two arguments, and `{...}` outside of quotes
-    is a Python expression up to the brace that ends it, which may contain spaces, quotes and braces.
+    Quotes, backslashes and comments (`#` where an argument would begin) work as in a POSIX shell, `--flag=value` gives
+    two arguments, and `{...}` outside of quotes is a Python expression up to the brace that ends it, which may contain
+    spaces, quotes and braces.
 
     Returns
     -------
@@ -73,6 +74,8 @@ def split(line: str) -> list[str]:
         if line[position].isspace():
             position += 1
             continue
+        if line[position] == "#":
+            break
         parts, position = _read_argument(line, position)
         first = parts[0] if parts else ""
         if isinstance(first, str) and first.startswith("--") and "=" in first:
@@ -109,6 +112,8 @@ def split_rest(line: str, flags: Mapping[str, bool], words: int) -> list[str]:
         if line[position].isspace():
             position += 1
             continue
+        if line[position] == "#":
+            break
         word = re.match(r"[^\s=]+", line[position:])
         flag = word[0] if word is not None and word[0].startswith("-") else None
         if not is_value and (flag is None or (flag not in flags and not flag.startswith("--"))):

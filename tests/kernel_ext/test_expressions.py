@@ -30,6 +30,9 @@ class Shell:
         ("a'b'c", ["abc"]),
         ("'{x}'", ["{x}"]),
         ("über/ordner", ["über/ordner"]),
+        ("load digits 2   # beside it", ["load", "digits", "2"]),
+        ("--note 'item #5' a#b", ["--note", "item #5", "a#b"]),
+        ("# nothing", []),
     ],
 )
 def test_plain_arguments(line: str, arguments: list[str]) -> None:
