@@ -13,7 +13,7 @@ SELECTION := -m "not slow"
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab bench install clean
+.PHONY: help demo test lint docs lab bench install clean
 
 help: ## Show the targets
 	@echo "Serving Workbench: make <target>"
@@ -30,6 +30,12 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED) ## Build the guide and the reference as HTML (build/docs/index.html)
+	@$(BIN)/python -c 'import sphinx, myst_parser, numpydoc, furo' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html workbench/docs build/docs
+	@echo "build/docs/index.html"
 
 lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
