@@ -31,6 +31,7 @@ from serving_server.remote_files import RemoteFiles
 from serving_server.request_log.registry import RequestLogs
 from serving_server.request_log.request_logger import check as check_logging
 from serving_server.servable import ServedVersion
+from serving_server.stamps.ring import Stamps
 from serving_server.statistics import Statistics
 from serving_server.text_files import MAX_BYTES, check_size, read_bytes
 from serving_server.traffic.ramps import Ramps
@@ -304,6 +305,7 @@ class Catalog:
         self.splits.forget(name)
         self.mirrors.forget(name)
         self.request_logs.configure(name, None)
+        self._loader.forget_stamps(name)
         self._source.remove(name)
         self.manager.remove_model(name)
 
@@ -417,6 +419,11 @@ class Catalog:
         Those of versions that ended long ago are joined, under a version below 0.
         """
         return self._loader.statistics
+
+    def stamps(self, name: str) -> Stamps:
+        """Return the stamps of a model's requests."""
+        self._settings.of(name)
+        return self._loader.stamps_of(name)
 
     @property
     def loads(self) -> LoadCounters:

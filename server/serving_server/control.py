@@ -38,6 +38,8 @@ from serving_server.request_log.recording import Wish as RecordingWish
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
+from serving_server.stamps.rows import Wish as RequestsWish
+from serving_server.stamps.rows import requests_json
 from serving_server.traffic import exposure_pages
 from serving_server.traffic.ramp_plan import RampPlan
 from serving_server.traffic.wish import Wish as TrafficWish
@@ -126,6 +128,8 @@ class Control:
             ("POST", model + "/service_times", self._post_service_times),
             ("POST", model + r"/versions/(?P<version>\d{1,19})/profile/ops", self._post_profile_ops),
             ("GET", model + "/live", self._get_live),
+            ("GET", model + "/profile/requests", self._get_requests),
+            ("PUT", model + "/profile/requests", self._put_requests),
         ]
         self._routes = [(method, re.compile(_PREFIX + pattern), call) for method, pattern, call in routes]
 
@@ -173,7 +177,7 @@ class Control:
                 allowed.append(method)
                 continue
             arguments = {key: unquote(value) for key, value in match.groupdict().items()}
-            asked = dict(parse_qsl(query, keep_blank_values=True)) if method == "GET" else _json(request.body)
+            asked = _query(query) if method == "GET" else _json(request.body)
             return await call(asked, **arguments)
         hint = f"; this path takes {', '.join(allowed)}" if allowed else ""
         raise NotFoundError(f"no route {request.method} {path} on the control channel{hint}")
@@ -325,6 +329,16 @@ class Control:
         counted = {**served.statistics.snapshot(), "queued": served.queued, "running": served.running}
         return {"version": served.version, "batching": self._batching_json(name), "statistics": counted}
 
+    async def _get_requests(self, body: Any, name: str) -> _Result:
+        stamps = self._catalog.stamps(name)
+        wish = RequestsWish.from_query(_fields(body, {"limit", "slowest", "version", "batch", "request_id"}))
+        return await requests_json(stamps, wish)
+
+    async def _put_requests(self, body: Any, name: str) -> _Result:
+        stamps = self._catalog.stamps(name)
+        stamps.change(stamps.settings.changed(_fields(body, {"enabled", "every", "capacity"})))
+        return dataclasses.asdict(stamps.settings)
+
     async def _post_service_times(self, body: Any, name: str) -> _Result:
         wish = Wish.from_json(_fields(body, {"request", "sizes", "at_once", "runs", "seconds", "seed"}))
         spec = wish.request.model_spec
@@ -393,6 +407,14 @@ def _resident(pid: int | None) -> int | None:
     with contextlib.suppress(psutil.Error):  # it has just ended
         return int(psutil.Process(pid).memory_info().rss)
     return None
+
+
+def _query(text: str) -> dict[str, str]:
+    pairs = parse_qsl(text, keep_blank_values=True)
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise InvalidArgumentError("a parameter of the query string is given twice")
+    return fields
 
 
 def _json(body: bytes) -> Any:

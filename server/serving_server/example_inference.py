@@ -24,6 +24,7 @@ from serving_server.request_log.record import Record
 from serving_server.request_log.registry import RequestLogs
 from serving_server.servable import ServedVersion
 from serving_server.signatures import CLASSIFY_METHOD, REGRESS_METHOD
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import Array
 from serving_server.traffic.router import Arm, Caller
 
@@ -123,7 +124,13 @@ class ExampleInference:
         return cast("Resolved", found)
 
     def classify(
-        self, resolved: Resolved, strings: Array, deadline: float | None, on_done: OnAnswer[Classifications]
+        self,
+        resolved: Resolved,
+        strings: Array,
+        deadline: float | None,
+        on_done: OnAnswer[Classifications],
+        received: float = 0.0,
+        asked: Asked | None = None,
     ) -> Callable[[], None]:
         """Classify examples.
 
@@ -137,6 +144,8 @@ class ExampleInference:
             On the loop's clock.
         on_done : callable
             Not called after a cancel.
+        received, asked
+            As of `Task`.
 
         Returns
         -------
@@ -157,10 +166,17 @@ class ExampleInference:
             served = resolved.servable
             return record.classify(served.model, served.version, resolved.signature, strings, answer)
 
-        return self._run("Classify", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
+        tapped = self._tapped(resolved, make, on_done)
+        return self._run("Classify", resolved, strings, deadline, read, tapped, received, asked)
 
     def regress(
-        self, resolved: Resolved, strings: Array, deadline: float | None, on_done: OnAnswer[Array]
+        self,
+        resolved: Resolved,
+        strings: Array,
+        deadline: float | None,
+        on_done: OnAnswer[Array],
+        received: float = 0.0,
+        asked: Asked | None = None,
     ) -> Callable[[], None]:
         """Give each example a value; as `classify`, with a target from `regression`."""
         count = len(strings)
@@ -172,7 +188,8 @@ class ExampleInference:
             served = resolved.servable
             return record.regress(served.model, served.version, resolved.signature, strings, answer)
 
-        return self._run("Regress", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
+        tapped = self._tapped(resolved, make, on_done)
+        return self._run("Regress", resolved, strings, deadline, read, tapped, received, asked)
 
     # -- MultiInference ------------------------------------------------------------------------------------------------
 
@@ -230,6 +247,8 @@ class ExampleInference:
         strings: Array,
         deadline: float | None,
         on_done: OnAnswer[list[Classifications | Array]],
+        received: float = 0.0,
+        asked: Asked | None = None,
     ) -> Callable[[], None]:
         """Fulfil all tasks of a plan in one run; as `classify`, with target and plan from `multi`."""
         count = len(strings)
@@ -241,7 +260,8 @@ class ExampleInference:
             served = resolved.servable
             return record.multi_inference(served.model, served.version, wanted, strings, answers)
 
-        return self._run("MultiInference", resolved, strings, deadline, read, self._tapped(resolved, make, on_done))
+        tapped = self._tapped(resolved, make, on_done)
+        return self._run("MultiInference", resolved, strings, deadline, read, tapped, received, asked)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -258,6 +278,8 @@ class ExampleInference:
         deadline: float | None,
         read: Callable[[Mapping[str, Array]], T],
         on_done: OnAnswer[T],
+        received: float,
+        asked: Asked | None,
     ) -> Callable[[], None]:
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             if outputs is None:
@@ -279,7 +301,8 @@ class ExampleInference:
         on_outputs: OnDone = done
         if resolved.mirror is not None:
             on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done)
-        task = Task(signature, inputs, resolved.outputs, self._loop.time(), deadline, on_outputs, api)
+        now = self._loop.time()
+        task = Task(signature, inputs, resolved.outputs, now, deadline, on_outputs, api, received, asked)
         if resolved.arm is not None:
             task.outcomes, task.point = resolved.arm.outcomes, resolved.arm.point
         try:

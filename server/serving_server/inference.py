@@ -22,6 +22,7 @@ from serving_server.request_log import record
 from serving_server.request_log.record import Record
 from serving_server.servable import ServedVersion
 from serving_server.signatures import INIT_SIGNATURES, Signature
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import Array
 from serving_server.traffic.router import Arm, Caller
 
@@ -216,6 +217,8 @@ class Inference:
         deadline: float | None,
         on_done: OnDone,
         api: str = "Predict",
+        received: float = 0.0,
+        asked: Asked | None = None,
     ) -> Callable[[], None]:
         """Run a signature.
 
@@ -232,6 +235,8 @@ class Inference:
             Called once, later, on the loop (see `serving_server.batching.task.OnDone`); not called after a cancel.
         api : str
             ``Predict``, ``Classify``, ``Regress`` or ``MultiInference``: what its run time counts for.
+        received, asked
+            As of `Task`.
 
         Returns
         -------
@@ -244,7 +249,7 @@ class Inference:
             When the request does not fit the signature or cannot be queued.
         """
         try:
-            return self._submit(resolved, arrays, output_filter, deadline, on_done, api)
+            return self._submit(resolved, arrays, output_filter, deadline, on_done, api, received, asked)
         except ServingError as error:
             resolved.refused(error)
             raise
@@ -257,6 +262,8 @@ class Inference:
         deadline: float | None,
         on_done: OnDone,
         api: str,
+        received: float,
+        asked: Asked | None,
     ) -> Callable[[], None]:
         signature = resolved.signature
         if arrays.keys() != signature.inputs.keys():
@@ -282,7 +289,7 @@ class Inference:
             on_done = self._request_logs.tapped(servable.model, servable.version, make, on_done)
         if resolved.mirror is not None:
             on_done = resolved.mirror.watched(resolved, inputs, outputs, api, on_done)
-        task = Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api)
+        task = Task(signature, inputs, outputs, self._loop.time(), deadline, on_done, api, received, asked)
         if resolved.arm is not None:
             task.outcomes, task.point = resolved.arm.outcomes, resolved.arm.point
         return resolved.servable.submit(task)

@@ -124,7 +124,7 @@ class ServedVersion:
     async def _load(self, batching: BatchingParameters | None, on_step: Callable[[str], None]) -> None:
         self._on_step = on_step
         self._scheduler = scheduler = Scheduler(
-            batching, self.statistics, self._idle.set, unbatched=self._options.lanes
+            batching, self.statistics, self._idle.set, unbatched=self._options.lanes, version=self.version
         )
         for _ in range(self._lanes_for(batching)):
             scheduler.add_lane()

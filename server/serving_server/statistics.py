@@ -19,6 +19,7 @@ from serving_server.metrics.histogram import (
 )
 from serving_server.metrics.requests import SignatureRequests
 from serving_server.metrics.stages import Stages
+from serving_server.stamps.ring import Stamps
 
 if TYPE_CHECKING:
     from serving_server.batching.task import Task
@@ -54,6 +55,8 @@ class Statistics:
     stages : Stages
         Where the time of the batches went, and why they ran.
     signatures : dict of str to SignatureRequests
+    stamps : Stamps
+        What is kept of single requests; the model's, whatever the version.
     """
 
     def __init__(self) -> None:
@@ -66,6 +69,7 @@ class Statistics:
         self.run_ns = 0
         self.stages = Stages()
         self.signatures: dict[str, SignatureRequests] = {}
+        self.stamps = Stamps()
         self._errors: Counter[StatusCode] = Counter()
 
     def requests(self, signature: str) -> SignatureRequests:

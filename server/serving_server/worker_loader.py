@@ -13,6 +13,7 @@ from serving_server.metrics.loads import LoadCounters
 from serving_server.metrics.requests import OTHER
 from serving_server.place import Place
 from serving_server.servable import ServedVersion
+from serving_server.stamps.ring import Stamps
 from serving_server.statistics import Statistics
 
 __all__ = ["ENDED_VERSIONS", "MODELS", "OTHER_MODELS", "WorkerLoader"]
@@ -59,6 +60,15 @@ class WorkerLoader:
         self.statistics: dict[tuple[str, int], Statistics] = {}
         self._ended: dict[tuple[str, int], None] = {}  # in the order of their ends
         self.loads = LoadCounters()
+        self._stamps: dict[str, Stamps] = {}
+
+    def stamps_of(self, model: str) -> Stamps:
+        """Return the stamps of a model's requests."""
+        return self._stamps.setdefault(model, Stamps())
+
+    def forget_stamps(self, model: str) -> None:
+        """Let go of the stamps of a model that was removed."""
+        self._stamps.pop(model, None)
 
     def on_state(self, model: str, version: int, _old: State, new: State) -> None:
         """Take note of versions that end (a `serving_server.lifecycle.manager.Listener`).
@@ -84,6 +94,7 @@ class WorkerLoader:
         batching = self._batching_of(model, own)
         self._ended.pop((model, version), None)
         statistics = self.statistics.setdefault((model, version), Statistics())
+        statistics.stamps = self.stamps_of(model)
         served = ServedVersion(model, version, path, self._options_of(model), self._forkserver, statistics, self.loads)
         await served.load(batching, on_step)
         try:

@@ -86,6 +86,7 @@ class HalfPlusTwo:
         output_filter: Sequence[str],
         deadline: float | None,
         on_done: OnDone,
+        *_stamps: Any,
     ) -> Callable[[], None]:
         assert not output_filter
         self.deadlines.append(deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
@@ -35,10 +36,13 @@ class Batch:
         "closed",
         "created",
         "queue",
+        "ready",
+        "ready_ns",
         "reason",
         "rows",
         "sent_ns",
         "sent_rows",
+        "taken_ns",
         "tasks",
     )
 
@@ -51,8 +55,11 @@ class Batch:
         self.rows = 0
         self.sent_rows = 0  # with padding; set when it starts
         self.reason = ALONE  # why it runs (`serving_server.metrics.stages`)
+        self.ready = math.inf  # when it needed no more requests to run, by `time.perf_counter`
+        self.ready_ns = 0  # from when on it waited for a thread, as the next ones by `time.perf_counter_ns`
+        self.taken_ns = 0  # when a thread was there
+        self.sent_ns = 0  # when the worker was told
         self.assembly_ns = 0
-        self.sent_ns = 0  # when the worker was told, by `time.perf_counter_ns`
         self.tasks: list[Task] = []
 
     def add(self, task: Task) -> None:

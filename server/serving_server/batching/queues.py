@@ -78,6 +78,7 @@ class Queues:
             raise UnavailableError(msg)
         batch = Batch(made, task.created, batched=False)
         batch.add(task)
+        batch.ready = task.arrived
         self._single[batch] = None
         return 1
 
@@ -86,6 +87,7 @@ class Queues:
         alone = Batch(batch.callable, batch.created, batched=batch.batched)
         alone.closed = True
         alone.add(task)
+        alone.ready = task.arrived
         self._single[alone] = None
         self._single.move_to_end(alone, last=False)
 
@@ -158,8 +160,9 @@ class Queues:
         if batch is None or batch.closed or batch.rows + task.rows > limit:
             if len(queue) >= max_enqueued:
                 raise UnavailableError(_queue_is_full(len(queue), max_enqueued))
-            if batch is not None:
+            if batch is not None and not batch.closed:
                 batch.closed = True
+                batch.ready = task.arrived
             batch = Batch(made, task.created, batched=True)
             batch.queue = key
             queue.append(batch)
@@ -168,6 +171,7 @@ class Queues:
         batch.add(task)
         if batch.rows >= limit:
             batch.closed = True
+            batch.ready = task.arrived
 
     def next(self, parameters: BatchingParameters, running: int, now: float) -> tuple[Batch | None, float | None]:
         """Return a batch that may run now; else, when the next one may, if time decides (s, on the clock of `now`).
@@ -192,7 +196,7 @@ class Queues:
             head = queue[0]
             due = head.created + timeout
             if idle and parameters.skip_timeout_when_idle:
-                due = now
+                due, timeout = now, 0.0
             if head.closed or due <= now:
                 queue.popleft()
                 # Queues take turns: this one goes to the end of the line.
@@ -202,7 +206,8 @@ class Queues:
                 if head.closed:
                     head.reason = FULL
                 else:
-                    head.reason = TIMEOUT if micros and not (idle and parameters.skip_timeout_when_idle) else IMMEDIATE
+                    head.reason = TIMEOUT if timeout else IMMEDIATE
+                head.ready = min(head.ready, head.tasks[0].arrived + timeout)
                 return head, None
             earliest = due if earliest is None else min(earliest, due)
         return None, earliest

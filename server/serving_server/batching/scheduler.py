@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, perf_counter_ns
 from typing import Final
@@ -34,6 +35,7 @@ from serving_server.errors import (
     UnavailableError,
 )
 from serving_server.inputs import shape_hint
+from serving_server.stamps.ring import BatchStamps, RequestStamps
 from serving_server.statistics import Statistics
 from serving_server.tensors import Array
 from serving_server.traffic.outcomes import GIVEN_UP
@@ -64,6 +66,8 @@ class Scheduler:
         Called whenever the last pending request has been answered.
     unbatched : int or None
         Requests at once when batching is off; None: as many as there are lanes.
+    version : int
+        What the stamps of its batches say.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Scheduler:
         statistics: Statistics,
         on_idle: Callable[[], None],
         unbatched: int | None = None,
+        version: int = 0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._parameters = parameters
@@ -79,6 +84,7 @@ class Scheduler:
         # Not the number of lanes: there may be more, of earlier parameters and of measurements.
         self._most_running = self._allowed(parameters)
         self._statistics = statistics
+        self._version = version
         self._on_idle = on_idle
         self._lanes: list[FrontLane] = []
         self._free: list[FrontLane] = []
@@ -86,6 +92,9 @@ class Scheduler:
         self._asides: dict[FrontLane, Aside] = {}
         self._queues = Queues(self.cancel, self._settle)
         self._pending = 0
+        self._free_since = 0  # when a thread became free while none was, by `time.perf_counter_ns`
+        self._batch: BatchStamps | None = None  # of the batch whose requests are being answered
+        self._ring: deque[RequestStamps] | None = None  # where those requests are put
         self._wakeup_due = False
         self._gather_until = 0.0
         self._arrived = 0  # requests ever taken
@@ -283,7 +292,10 @@ class Scheduler:
             task.batch = None
         self._statistics.started(batch.tasks, batched=batch.batched)
         batch.sent_rows = self._padded(batch)
-        began = perf_counter_ns()
+        batch.taken_ns = began = perf_counter_ns()
+        # Where a thread was free all along, none was waited for.
+        ready = int(batch.ready * 1e9)
+        batch.ready_ns = ready if ready < self._free_since else began
         try:
             places = assemble(batch.tasks, batch.sent_rows, lane.requests, batched=batch.batched)
             batch.sent_ns = sent = perf_counter_ns()
@@ -304,13 +316,16 @@ class Scheduler:
         return self._parameters.padded(batch.rows)
 
     def _answered(self, lane: FrontLane, answer: Answer) -> None:
+        came = perf_counter_ns()
+        if not self._free or len(self._running) >= self._most_running:
+            self._free_since = came
         batch = self._running.pop(lane, None)
         aside = self._asides.pop(lane, None) if batch is None else None
         if batch is None and aside is None:
             return  # already answered by `fail`
         try:
             if batch is not None:
-                self._take(lane, batch, answer)
+                self._take(lane, batch, answer, came)
             elif aside is not None:
                 aside.take(lane, answer)
         finally:
@@ -320,8 +335,7 @@ class Scheduler:
             elif self._pending:
                 self._wake()
 
-    def _take(self, lane: FrontLane, batch: Batch, answer: Answer) -> None:
-        came = perf_counter_ns()
+    def _take(self, lane: FrontLane, batch: Batch, answer: Answer, came: int) -> None:
         if answer.error is not None:
             code, message = answer.error
             self._failed(batch, ServingError(message, StatusCode(code)))
@@ -336,7 +350,9 @@ class Scheduler:
         if len(wanted) < len(outputs):
             outputs = {alias: outputs[alias] for alias in wanted}
         if not batch.batched:
-            self._statistics.alone(rows_unbatched(batch.tasks[0]), answer.run_ns)
+            (task,) = batch.tasks
+            task.rows = batch.rows = batch.sent_rows = rows_unbatched(task)
+            self._statistics.alone(task.rows, answer.run_ns)
             parts = [outputs]
         else:
             self._statistics.batch(batch.rows, batch.sent_rows - batch.rows, answer.run_ns)
@@ -348,17 +364,50 @@ class Scheduler:
         self._statistics.stages.add(
             batch.reason, len(batch.tasks), batch.assembly_ns, came - batch.sent_ns, answer.run_ns
         )
+        stamped, ring = self._stamp(batch, answer, came)
         answered = []
         run_ns = answer.run_ns  # of one measurement, however many requests were in it: it counts once
         for task, part in zip(batch.tasks, parts, strict=True):
+            asked = task.asked
+            if asked is not None and stamped is not None:
+                asked.take(stamped, task.arrived)
             if task.finish(part, None) and task.whole is None:
                 answered.append(task)
+                if ring is not None and stamped is not None:
+                    received = task.received or task.arrived
+                    request_id = None if asked is None else asked.request_id
+                    ring.append((stamped, received, task.arrived, perf_counter(), task.rows, 0, request_id))
                 if task.outcomes is not None:
                     task.outcomes.succeeded(task.arrived, run_ns, task.point)
                     run_ns = -abs(run_ns)
         self._statistics.succeeded(answered)
         self._pending -= len(batch.tasks)
         self._check_idle()
+
+    def _stamp(self, batch: Batch, answer: Answer, came: int) -> tuple[BatchStamps | None, deque[RequestStamps] | None]:
+        """Return the stamps of a batch that is about to be answered, and where those of its requests are put."""
+        stamps = self._statistics.stamps
+        if stamps.ring is None:
+            self._batch = self._ring = None
+            return None, None
+        number, self._ring = stamps.open()
+        self._batch = stamped = (
+            number,
+            self._version,
+            batch.tasks[0].signature.name,
+            batch.reason,
+            len(batch.tasks),
+            batch.rows,
+            batch.sent_rows,
+            batch.ready_ns,
+            batch.taken_ns,
+            batch.sent_ns,
+            answer.began_ns,
+            answer.run_ns,
+            came,
+            perf_counter_ns(),
+        )
+        return stamped, self._ring
 
     def _failed(self, batch: Batch, error: ServingError) -> None:
         if len(batch.tasks) > 1:
@@ -382,9 +431,19 @@ class Scheduler:
         self._settle(task, None, error)
 
     def _settle(self, task: Task, outputs: dict[str, Array] | None, error: ServingError | None) -> None:
+        asked = task.asked
+        if asked is not None and error is None and self._batch is not None:
+            asked.take(self._batch, task.arrived)
         if task.finish(outputs, error) and task.whole is None:
             if error is None:
                 self._statistics.succeeded((task,))
+                if self._ring is not None and self._batch is not None:
+                    # A request in pieces; the last one has just been answered: its batch is what was waited for.
+                    received, pieces = task.received or task.arrived, len(task.pieces)
+                    request_id = None if asked is None else asked.request_id
+                    self._ring.append(
+                        (self._batch, received, task.arrived, perf_counter(), task.rows, pieces, request_id)
+                    )
                 if task.outcomes is not None:
                     task.outcomes.succeeded(task.arrived, 0, task.point)
             else:

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from serving_server.errors import ServingError
 from serving_server.signatures import Signature
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import Array
 from serving_server.traffic.outcomes import Outcomes
 
@@ -40,6 +41,10 @@ class Task:
         When it came, on the loop's clock, which uvloop keeps to milliseconds; batches wait by it.
     arrived : float
         The same by `time.perf_counter`; statistics count by it.
+    received : float
+        When its transport had it, by the same clock; 0.0 for requests that came by no transport.
+    asked : Asked or None
+        What its client wants to be told beside the answer.
     api : str
         ``Predict``, ``Classify``, ``Regress`` or ``MultiInference``, whichever way it came.
     pieces : sequence of Task
@@ -58,6 +63,7 @@ class Task:
         "_on_done",
         "api",
         "arrived",
+        "asked",
         "batch",
         "created",
         "deadline",
@@ -66,6 +72,7 @@ class Task:
         "outputs",
         "pieces",
         "point",
+        "received",
         "rows",
         "signature",
         "whole",
@@ -80,6 +87,8 @@ class Task:
         deadline: float | None,
         on_done: OnDone,
         api: str = "Predict",
+        received: float = 0.0,
+        asked: Asked | None = None,
     ) -> None:
         self.signature = signature
         self.inputs = inputs
@@ -92,6 +101,8 @@ class Task:
         self.created = created
         self.deadline = deadline
         self.api = api
+        self.received = received
+        self.asked = asked
         self.arrived = perf_counter()
         self._on_done: OnDone | None = on_done
 

@@ -45,7 +45,7 @@ __all__ = [
 MAX_PACKET: Final = 128 * 1024
 
 _RUN: Final = struct.Struct("<cIH")
-_ANSWER: Final = struct.Struct("<cQH")
+_ANSWER: Final = struct.Struct("<cQQH")
 _ERROR: Final = struct.Struct("<cB")
 _TENSOR: Final = struct.Struct("<BBQQ")
 _DIMS: Final = tuple(struct.Struct(f"<{rank}q") for rank in range(9))
@@ -62,11 +62,15 @@ class TensorPlace(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """How a run ended: `error` is None and `tensors` are the fetches in order, or the other way round."""
+    """How a run ended: `error` is None and `tensors` are the fetches in order, or the other way round.
+
+    `run_ns` is how long the graph ran, `began_ns` since when, by `time.perf_counter_ns`.
+    """
 
     run_ns: int
     tensors: list[TensorPlace]
     error: tuple[int, str] | None
+    began_ns: int = 0
 
 
 def _dims(rank: int) -> struct.Struct:
@@ -126,9 +130,9 @@ def unpack_run(packet: bytes) -> tuple[int, list[TensorPlace]]:
     return callable_id, _unpack_tensors(packet, _RUN.size, count)
 
 
-def pack_answer(run_ns: int, tensors: Sequence[TensorPlace]) -> bytes:
-    """Announce results in the response buffer."""
-    return _pack_tensors([_ANSWER.pack(b"A", run_ns, len(tensors))], tensors)
+def pack_answer(began_ns: int, run_ns: int, tensors: Sequence[TensorPlace]) -> bytes:
+    """Announce results in the response buffer; times as of `Answer`."""
+    return _pack_tensors([_ANSWER.pack(b"A", began_ns, run_ns, len(tensors))], tensors)
 
 
 def pack_error(code: int, message: str) -> bytes:
@@ -141,8 +145,8 @@ def unpack_answer(packet: bytes) -> Answer:
     if packet[:1] == b"E":
         _, code = _ERROR.unpack_from(packet)
         return Answer(0, [], (code, packet[_ERROR.size :].decode("utf-8", "replace")))
-    _, run_ns, count = _ANSWER.unpack_from(packet)
-    return Answer(run_ns, _unpack_tensors(packet, _ANSWER.size, count), None)
+    _, began_ns, run_ns, count = _ANSWER.unpack_from(packet)
+    return Answer(run_ns, _unpack_tensors(packet, _ANSWER.size, count), None, began_ns)
 
 
 def place_tensors(

@@ -20,6 +20,7 @@ from serving_server.http2.grpc_status import (
     decode_binary,
     encode_message,
     encode_status,
+    literal,
     response_headers,
     status_block,
 )
@@ -99,6 +100,7 @@ class Call:
         "outbox",
         "receiver",
         "stream_id",
+        "trailers",
         "window",
     )
 
@@ -116,6 +118,7 @@ class Call:
         self.outbox: Outbox | None = None
         self.body: MessageReader | None = None  # of a request that came in several pieces
         self.window = 0  # what the peer may still send, once `body` is there
+        self.trailers = b""  # what the handler adds to the end of the answer
         self.held = 0  # bytes of a large message whose answer is due
         self.cancel: Callable[[], None] | None = None
         self.receiver: Any = None  # `routing.Receiver` of a streaming method
@@ -150,6 +153,11 @@ class Call:
         """The client's address as gRPC writes it: ``ipv4:1.2.3.4:567``, ``ipv6:[::1]:567``, ``unix:``."""
         return self._connection.peer
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to be told beside the answer (see `serving_server.stamps.asked`)."""
+        return self.head.asks
+
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def answer(self, message: bytes | bytearray | memoryview) -> None:
@@ -162,6 +170,7 @@ class Call:
             and size <= output.window
             and size <= output.initial + self.credit
             and not self.begun
+            and not self.trailers
         ):
             # One frame, nothing in its way: what nearly every answer is.
             self.begun = True
@@ -181,6 +190,10 @@ class Call:
         if self._may_send():
             self.send(message)
             self.finish()
+
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        """Add a field to those that end the answer, whichever way it ends; for names and values that are known good."""
+        self.trailers += literal(name, value)
 
     def send(self, message: bytes | bytearray | memoryview) -> None:
         """Send one message of several."""
@@ -226,6 +239,7 @@ class Call:
             self._output.send_headers(self.stream_id, _HEADERS_BLOCK)
 
     def _end(self, block: bytes) -> None:
+        block += self.trailers
         self.cancel = None
         if self.outbox is None:
             self._output.send_headers(self.stream_id, block, END_STREAM)

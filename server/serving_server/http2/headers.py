@@ -34,7 +34,7 @@ class MalformedError(Exception):
 
 class RequestHead:
     """A request's headers, checked. Shared by all requests of a connection with the same block: never changed but for
-    `route` and `special`, which the owner of the connection fills in.
+    `route`, `special` and `asks`, which the owner of the connection fills in.
 
     Attributes
     ----------
@@ -55,9 +55,12 @@ class RequestHead:
         What becomes of such requests; None until it is decided.
     special : bool
         Such requests take the long way; also decided by the owner.
+    asks : bool
+        Something is to be told beside the answer; also decided by the owner.
     """
 
     __slots__ = (
+        "asks",
         "authority",
         "bad_timeout",
         "content_length",
@@ -88,6 +91,7 @@ class RequestHead:
         self.size = sum(len(name) + len(value) + 32 for name, value in fields)
         self.route: Any = None
         self.special = False
+        self.asks = False
         self.content_type: bytes | None = None
         self.content_length: int | None = None
         self.timeout: float | None = None
@@ -109,7 +113,7 @@ class RequestHead:
         head = RequestHead.__new__(RequestHead)
         head.method, head.scheme, head.path, head.authority = self.method, self.scheme, self.path, self.authority
         head.content_type, head.content_length, head.encoding = self.content_type, self.content_length, self.encoding
-        head.route, head.special = self.route, self.special
+        head.route, head.special, head.asks = self.route, self.special, self.asks
         head.fields, head.timeout, head.bad_timeout = fields, timeout, False
         # The limit was checked; a timeout is a few bytes longer or shorter.
         head.size = self.size

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from serving_server.errors import StatusCode
 from serving_server.http2.call import Call
 from serving_server.http2.grpc_status import GRPC_CONTENT_TYPE, http_error, literal, status_block
 from serving_server.http2.headers import RequestHead
 from serving_server.http2.messages import ENCODINGS, unknown_encoding
+from serving_server.stamps.fields import REQUEST_ID, WANTS_TIMING
 
 __all__ = ["Handler", "Receiver", "Refusal", "Route", "Streaming", "resolve"]
+
+#: What `serving_server.stamps.asked` looks for.
+_ASKING: Final = frozenset({REQUEST_ID, WANTS_TIMING})
 
 #: A unary method: gets the whole message and answers by the call, at once or later on the loop. What it returns is
 #: called once if the call ends before it was answered: the client cancelled, went away, or its deadline passed.
@@ -57,13 +61,14 @@ class Refusal:
 
 
 def resolve(head: RequestHead, routes: Mapping[bytes, Route], max_header_list: int) -> None:
-    """Decide once for all requests with these headers what becomes of them: sets `head.route` and `head.special`."""
+    """Decide once for all requests with these headers what becomes of them: sets `head.route`, `special` and `asks`."""
     route = routes.get(head.path)
     refusal = _refusal(head, max_header_list)
     if refusal is None and route is None:
         refusal = status_block(StatusCode.UNIMPLEMENTED, b"Method not found!")
     head.route = route if refusal is None else Refusal(refusal)
     head.special = not callable(head.route)
+    head.asks = any(name in _ASKING for name, _ in head.fields)
 
 
 def _refusal(head: RequestHead, max_header_list: int) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["ALONE", "FULL", "IMMEDIATE", "TIMEOUT", "Stages"]
+__all__ = ["ALONE", "FULL", "IMMEDIATE", "REASONS", "TIMEOUT", "Stages"]
 
 #: Why a batch ran: it took no more requests; it was as old as the timeout; there was nothing to wait for (the timeout
 #: is 0, or is skipped as nothing runs); the request runs by itself (batching is off, or its batch failed).
@@ -12,7 +12,8 @@ FULL: Final = 0
 TIMEOUT: Final = 1
 IMMEDIATE: Final = 2
 ALONE: Final = 3
-_NAMES: Final = ("full", "timeout", "immediate", "alone")
+#: Their names.
+REASONS: Final = ("full", "timeout", "immediate", "alone")
 
 
 class Stages:
@@ -63,7 +64,7 @@ class Stages:
 
     def counts(self) -> dict[str, int]:
         """Return the batches by the name of the reason."""
-        return dict(zip(_NAMES, self.reasons, strict=True))
+        return dict(zip(REASONS, self.reasons, strict=True))
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as a JSON object, times in microseconds."""

@@ -6,6 +6,7 @@ What a request means is the core's decision; this room only reads and writes.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
@@ -40,6 +41,8 @@ from serving_server.rest.json_out import (
 )
 from serving_server.rest.routes import Route, RouteKind, match
 from serving_server.signatures import DEFAULT_SIGNATURE, Signature
+from serving_server.stamps.asked import Asked
+from serving_server.stamps.fields import REQUEST_ID, SERVER_TIMING, WANTS_TIMING
 
 __all__ = ["HTTP_STATUS", "Core", "ExampleCore", "Resolved", "RestApi"]
 
@@ -71,6 +74,10 @@ HTTP_STATUS: Final = {
     StatusCode.DATA_LOSS: 500,
     StatusCode.UNAUTHENTICATED: 401,
 }
+
+_REQUEST_ID: Final = REQUEST_ID.decode("ascii")
+_WANTS_TIMING: Final = WANTS_TIMING.decode("ascii")
+_SERVER_TIMING: Final = SERVER_TIMING.decode("ascii")
 
 _JSON: Final = "application/json"
 _ALLOWED_HEADERS: Final = "Access-Control-Allow-Headers"
@@ -132,8 +139,11 @@ class Core(Protocol[ResolvedT]):
         output_filter: Sequence[str],
         deadline: float | None,
         on_done: OnDone,
+        api: str,
+        received: float,
+        asked: Asked | None,
     ) -> Cancel:
-        """Run a request; `deadline` is loop time.
+        """Run a request; `deadline` is loop time, the last three are as for `serving_server.batching.task.Task`.
 
         `on_done` is called exactly once, with outputs (valid only during the call) or an error. The returned function
         gives the request up.
@@ -171,6 +181,8 @@ class ExampleCore(Protocol[ResolvedT]):
         strings: Array,
         deadline: float | None,
         on_done: Callable[[Classifications | None, ServingError | None], None],
+        received: float,
+        asked: Asked | None,
     ) -> Cancel:
         """Classify serialized examples; as `Core.predict`."""
 
@@ -180,6 +192,8 @@ class ExampleCore(Protocol[ResolvedT]):
         strings: Array,
         deadline: float | None,
         on_done: Callable[[Array | None, ServingError | None], None],
+        received: float,
+        asked: Asked | None,
     ) -> Cancel:
         """Give each serialized example a value; as `Core.predict`."""
 
@@ -229,12 +243,16 @@ class RestApi:
         """Answer one request; see `HttpServer`."""
         started = perf_counter()
         route = _NO_ROUTE
+        asked = None
+        if _REQUEST_ID in request.headers or _WANTS_TIMING in request.headers:
+            asked = Asked(request)
+            answer = _telling(asked, answer, started)
         try:
             route = match(request.method, request.target)
             if route.kind is RouteKind.PREDICT:
-                return self._predict(route, request, answer, started)
+                return self._predict(route, request, answer, started, asked)
             if route.kind is RouteKind.CLASSIFY or route.kind is RouteKind.REGRESS:
-                return self._examples(route, request, answer, started)
+                return self._examples(route, request, answer, started, asked)
             response = self._get(route, request)
             if route.kind in _COUNTED:
                 self._requests.cell(route.model, "", ENTRYPOINT).succeeded(started)
@@ -245,7 +263,7 @@ class RestApi:
             answer(self._error(error))
         return None
 
-    def _predict(self, route: Route, request: Request, answer: Answer, started: float) -> Cancel:
+    def _predict(self, route: Route, request: Request, answer: Answer, started: float, asked: Asked | None) -> Cancel:
         parsed = parse_predict(request.body)
         try:
             resolved = self._core.signature(route.model, route.version, route.label, parsed.signature_name, request)
@@ -275,14 +293,14 @@ class RestApi:
                     return
             self._fail(answer, cell, error)
 
-        return self._core.predict(resolved, arrays, (), deadline, done)
+        return self._core.predict(resolved, arrays, (), deadline, done, "Predict", started, asked)
 
     def _fail(self, answer: Answer, cell: RequestCell, error: ServingError | None) -> None:
         error = error or InternalError("no answer and no error")
         cell.failed(error.code)
         answer(self._error(error))
 
-    def _examples(self, route: Route, request: Request, answer: Answer, started: float) -> Cancel:
+    def _examples(self, route: Route, request: Request, answer: Answer, started: float, asked: Asked | None) -> Cancel:
         core = self._example_core
         parsed = parse_examples(request.body)
         target = (route.model, route.version, route.label, parsed.signature_name, request)
@@ -293,14 +311,14 @@ class RestApi:
             resolved = core.regression(*target)
             cell = resolved.requests.cell(api, ENTRYPOINT)
             regressions = self._answering(answer, encode_regressions, cell, started)
-            return core.regress(resolved, strings, deadline, regressions)
+            return core.regress(resolved, strings, deadline, regressions, started, asked)
 
         def write(given: Classifications) -> bytes:
             return encode_classifications(given.labels, given.scores)
 
         resolved = core.classification(*target)
         classifications = self._answering(answer, write, resolved.requests.cell(api, ENTRYPOINT), started)
-        return core.classify(resolved, strings, deadline, classifications)
+        return core.classify(resolved, strings, deadline, classifications, started, asked)
 
     def _answering(
         self, answer: Answer, write: Callable[[T], bytes], cell: RequestCell, started: float
@@ -361,6 +379,21 @@ class RestApi:
 
     def _error(self, error: ServingError) -> Response:
         return Response(HTTP_STATUS[error.code], encode_error(error.message), headers=self._headers)
+
+
+def _telling(asked: Asked, answer: Answer, received: float) -> Answer:
+    """Return what answers with the headers that a client asked for."""
+
+    def told(response: Response) -> None:
+        fields = list(response.headers)
+        if asked.request_id is not None:
+            fields.append((_REQUEST_ID, asked.request_id))
+        timing = asked.timing(received)
+        if timing is not None:
+            fields.append((_SERVER_TIMING, timing))
+        answer(dataclasses.replace(response, headers=fields))
+
+    return told
 
 
 def _unwritten(problem: Exception) -> ServingError:

@@ -16,6 +16,7 @@ from serving_server.examples import feed_input
 from serving_server.inference import Resolved
 from serving_server.metrics.requests import Requests
 from serving_server.multi_inference import InferenceTask, Plan
+from serving_server.stamps.asked import Asked, ask
 from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
 from serving_server.wire import example_responses as wire
@@ -60,6 +61,7 @@ class ExampleMethods:
 
     def _classify(self, data: Any, call: UnaryCall) -> Cancel | None:
         started = perf_counter()
+        asked = ask(call) if call.asks else None
         request = codec.decode(messages.ExamplesRequest, data, "tensorflow.serving.ClassificationRequest")
         name = request.model_spec.name
         try:
@@ -70,14 +72,15 @@ class ExampleMethods:
                 result = wire.classification_result(answer.labels, answer.scores)
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
-            done = self._answering(call, resolved, "Classify", started, write)
-            return self._examples.classify(resolved, _strings(resolved, request), call.deadline, done)
+            done = self._answering(call, resolved, "Classify", started, asked, write)
+            return self._examples.classify(resolved, _strings(resolved, request), call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Classify", error)
             return None
 
     def _regress(self, data: Any, call: UnaryCall) -> Cancel | None:
         started = perf_counter()
+        asked = ask(call) if call.asks else None
         request = codec.decode(messages.ExamplesRequest, data, "tensorflow.serving.RegressionRequest")
         name = request.model_spec.name
         try:
@@ -88,14 +91,15 @@ class ExampleMethods:
                 result = wire.regression_result(answer)
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
-            done = self._answering(call, resolved, "Regress", started, write)
-            return self._examples.regress(resolved, _strings(resolved, request), call.deadline, done)
+            done = self._answering(call, resolved, "Regress", started, asked, write)
+            return self._examples.regress(resolved, _strings(resolved, request), call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Regress", error)
             return None
 
     def _multi(self, data: Any, call: UnaryCall) -> Cancel | None:
         started = perf_counter()
+        asked = ask(call) if call.asks else None
         request = codec.decode(messages.MultiInferenceRequest, data, "tensorflow.serving.MultiInferenceRequest")
         name = request.tasks[0].model_spec.name if request.tasks else ""
         try:
@@ -111,16 +115,22 @@ class ExampleMethods:
             def write(answers: list[Classifications | Array]) -> bytes:
                 return _multi_response(name, resolved.version, wanted, answers)
 
-            done = self._answering(call, resolved, "MultiInference", started, write)
+            done = self._answering(call, resolved, "MultiInference", started, asked, write)
             strings = _strings(resolved, request)
             self._requests.count_examples(resolved.servable.model, len(strings))
-            return self._examples.infer(resolved, wanted, strings, call.deadline, done)
+            return self._examples.infer(resolved, wanted, strings, call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "MultiInference", error)
             return None
 
     def _answering(
-        self, call: UnaryCall, resolved: Resolved, api: str, started: float, write: Callable[[T], bytes]
+        self,
+        call: UnaryCall,
+        resolved: Resolved,
+        api: str,
+        started: float,
+        asked: Asked | None,
+        write: Callable[[T], bytes],
     ) -> OnAnswer[T]:
         """Return what answers a call with what `write` makes of an answer."""
         cell = resolved.requests.cell(api, _ENTRYPOINT)
@@ -138,6 +148,8 @@ class ExampleMethods:
                 self._fail(call, problem)
             else:
                 cell.succeeded(started)
+                if asked is not None:
+                    asked.tell(call, started)
                 call.answer(message)
 
         return on_done

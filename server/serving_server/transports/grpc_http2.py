@@ -10,6 +10,7 @@ from serving_server.errors import UnavailableError
 from serving_server.http2.call import Call
 from serving_server.http2.routing import Route, Streaming
 from serving_server.http2.server import Http2Server
+from serving_server.stamps.asked import Asked, ask
 from serving_server.tls import TlsConfig
 from serving_server.transports import predict_codec as codec
 from serving_server.transports.channel_arguments import limits_from_arguments
@@ -79,19 +80,20 @@ class GrpcHttp2Transport:
     def _predict(self, data: bytes | bytearray, call: Call) -> Cancel | None:
         # The services' Predict, but messages that differ from an earlier one in their numbers only are not parsed.
         started = perf_counter()
+        asked = ask(call) if call.head.asks else None
         found = self._templates.match(data)
         if found is None:
-            return self._predict_parsed(data, call, started)
+            return self._predict_parsed(data, call, started, asked)
         template, arrays = found
         name = template.spec[0]
         try:
             resolved = self._inference.signature(*template.spec, template.signature, call)
-            return self._services.run(call, name, resolved, arrays, template.output_filter, started)
+            return self._services.run(call, name, resolved, arrays, template.output_filter, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._services.refuse(call, name, "Predict", error)
             return None
 
-    def _predict_parsed(self, data: Any, call: Call, started: float) -> Cancel | None:
+    def _predict_parsed(self, data: Any, call: Call, started: float, asked: Asked | None) -> Cancel | None:
         try:
             request = codec.decode(messages.PredictRequest, data)
         except Exception as error:  # noqa: BLE001 - told to the client
@@ -101,7 +103,7 @@ class GrpcHttp2Transport:
         try:
             resolved, arrays = codec.predict_inputs(self._inference, request, call)
             self._templates.learn(data, request, arrays)
-            return self._services.run(call, name, resolved, arrays, request.output_filter, started)
+            return self._services.run(call, name, resolved, arrays, request.output_filter, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._services.refuse(call, name, "Predict", error)
             return None

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from serving_server.errors import StatusCode, UnavailableError
+from serving_server.stamps.fields import REQUEST_ID, WANTS_TIMING
 from serving_server.tls import TlsConfig
 from serving_server.transports.services import Method, OpenStream, Services
 
@@ -123,6 +124,15 @@ class _UnaryCall:
         self.deadline = None if left is None else loop.time() + left
         self._context = context
         self.result: asyncio.Future[bytes] = loop.create_future()
+        self.trailers: list[tuple[str, str]] = []
+
+    @property
+    def asks(self) -> bool:
+        return self.header(REQUEST_ID) is not None or self.header(WANTS_TIMING) is not None
+
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        self.trailers.append((name.decode("ascii"), value.decode("ascii")))
+        self._context.set_trailing_metadata(self.trailers)
 
     def header(self, name: bytes) -> bytes | None:
         return _header(self._context, name)
@@ -165,6 +175,15 @@ class _StreamCall:
         self.room = asyncio.Event()
         self.room.set()
         self._ended = False
+        self.trailers: list[tuple[str, str]] = []
+
+    @property
+    def asks(self) -> bool:
+        return False  # streams are of services that compute nothing
+
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        self.trailers.append((name.decode("ascii"), value.decode("ascii")))
+        self._context.set_trailing_metadata(self.trailers)
 
     def header(self, name: bytes) -> bytes | None:
         return _header(self._context, name)

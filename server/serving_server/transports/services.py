@@ -16,6 +16,7 @@ from serving_server.errors import InternalError, ServingError, StatusCode
 from serving_server.example_inference import ExampleInference
 from serving_server.inference import Inference, Resolved
 from serving_server.metrics.requests import Requests
+from serving_server.stamps.asked import Asked, ask
 from serving_server.tensors import Array
 from serving_server.transports import predict_codec as codec
 from serving_server.transports.example_methods import ExampleMethods
@@ -41,8 +42,15 @@ class UnaryCall(Protocol):
     def deadline(self) -> float | None:
         """When its client gives up, on the loop's clock; None for never."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to be told beside the answer (see `serving_server.stamps.asked`)."""
+
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of the client's metadata of a name in lower case, None when there is none."""
+
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        """Add a field to the metadata behind the answer."""
 
     def answer(self, message: bytes | bytearray | memoryview) -> None:
         """Send the one message of the answer, and OK."""
@@ -142,6 +150,7 @@ class Services:
         arrays: dict[str, Array],
         output_filter: Sequence[str],
         started: float,
+        asked: Asked | None,
     ) -> Cancel:
         """Run a signature for a Predict call and answer it.
 
@@ -154,6 +163,8 @@ class Services:
             As for `Inference.predict`.
         started : float
             When the request came, by `time.perf_counter`.
+        asked : Asked or None
+            What its client wants to be told beside the answer.
 
         Raises
         ------
@@ -179,9 +190,13 @@ class Services:
             else:
                 # `cell.succeeded`, without the call; `Statistics.started` settles it.
                 aside.append(perf_counter() - started)
+                if asked is not None:
+                    asked.tell(call, started)
                 call.answer(answer)
 
-        return self.inference.predict(resolved, arrays, output_filter, call.deadline, on_done)
+        return self.inference.predict(
+            resolved, arrays, output_filter, call.deadline, on_done, "Predict", started, asked
+        )
 
     def refuse(self, call: UnaryCall, model: str, api: str, error: Exception) -> None:
         """Answer a call of inference that did not get as far as to run, and count it."""
@@ -190,11 +205,12 @@ class Services:
 
     def _predict(self, data: Any, call: UnaryCall) -> Cancel | None:
         started = perf_counter()
+        asked = ask(call) if call.asks else None
         request = codec.decode(messages.PredictRequest, data)
         name = request.model_spec.name
         try:
             resolved, arrays = codec.predict_inputs(self.inference, request, call)
-            return self.run(call, name, resolved, arrays, request.output_filter, started)
+            return self.run(call, name, resolved, arrays, request.output_filter, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self.refuse(call, name, "Predict", error)
             return None
