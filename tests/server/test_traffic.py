@@ -277,7 +277,7 @@ def test_a_split_under_latest_1_through_load_crash_deploy(
 
 
 @pytest.fixture
-def half_broken(server: Callable[..., ServerProcess], model_copy: Callable[..., Path]) -> ServerProcess:
+def half_broken(server: Callable[..., ServerProcess], model_copy: Callable[..., Path], tmp_path: Path) -> ServerProcess:
     """Version 2 of "examples" answers no Classify, Regress and MultiInference request with what its client can read."""
     base = model_copy("examples", 1).parent
     path = model_copy("examples", 2) / "saved_model.pb"
@@ -288,7 +288,9 @@ def half_broken(server: Callable[..., ServerProcess], model_copy: Callable[..., 
     del signatures["classes_only"]
     path.unlink()  # it is a link to the file that all tests share
     path.write_bytes(bundle.SerializeToString())
-    process = server("--model_name=examples", f"--model_base_path={base}")
+    monitoring = tmp_path / "monitoring.txt"
+    monitoring.write_text("prometheus_config { enable: true }")
+    process = server("--model_name=examples", f"--model_base_path={base}", f"--monitoring_config_file={monitoring}")
     process.wait_available("examples", 2)
     assert process.control("PUT", "/models/examples/policy", {"specific": {"versions": [1]}})[0] == 200
     wait_until(lambda: process.model("examples")["serving_version"] == 1, what="version 1")
