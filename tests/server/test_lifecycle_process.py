@@ -177,7 +177,7 @@ def test_a_lost_forkserver_is_replaced_and_running_versions_go_on(server: Any, m
     os.kill(status["forkserver"]["pid"], signal.SIGKILL)
     wait_until(
         lambda: process.control("GET", "/status")[1]["forkserver"]["pid"] not in {None, status["forkserver"]["pid"]},
-        10,
+        60,
         "another forkserver",
     )
     assert process.predict("m", ONE)["y"].tolist() == [3.0]
