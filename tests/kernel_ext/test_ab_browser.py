@@ -19,6 +19,8 @@ from tests.kernel_ext.extension import believed
 from tests.kernel_ext.test_tuning_browser import slider
 from tests.servers import wait_until
 
+OUTPUT = ".jp-Notebook .jp-OutputArea-output"
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LOAD = """
@@ -78,6 +80,7 @@ def test_a_split_is_started_and_moved_and_the_chart_goes_on(lab: JupyterLab, pag
     wait_until(lambda: "worse, after" in page.text(), 30, lambda: page.text()[-2000:])
     wait_until(lambda: drawn(page, "points") >= 20, 60, "a longer sequence")
     page.screenshot("ab-tab", ".jp-Notebook .jp-OutputArea-output")
+    assert page.problems(OUTPUT) == []
     page.click("Stop split")
     wait_until(lambda: weights(lab) is None, 60, lambda: str(weights(lab)))
     page.click("A/A check")
@@ -97,4 +100,5 @@ def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:
     )
     page.wait_text("The arms agree in all rows.")
     page.screenshot("ab-finished", ".jp-Notebook .jp-OutputArea-output")
+    assert page.problems(OUTPUT) == []
     page.run("%serve stop digits")

@@ -107,6 +107,7 @@ def test_the_panel_shows_and_rolls_back(lab: JupyterLab, served: Notebook) -> No
     page.click("Log")
     page.wait_text("serving_server.lifecycle")
     page.screenshot("panel-log")
+    assert page.problems(".sw-panel") == []
     assert page.browser.console() == []
 
 
@@ -152,6 +153,7 @@ def test_a_dark_theme(tmp_path: Path, browser: Browser, models_dir: Path) -> Non
         page.run("import serving_workbench as sw; sw.panel()")
         page.wait_text("AVAILABLE")
         page.screenshot("panel-dark")
+        assert page.problems(".sw-panel") == []
         assert contrast(page, ".sw-panel td") > 7
         assert contrast(page, ".sw-panel .good") > 3
         page.run("%serve stop --all")

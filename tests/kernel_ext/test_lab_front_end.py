@@ -6,10 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_core_python.base import AXE_SCRIPT
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -71,21 +69,6 @@ def press(page: Page, label: str) -> None:
     page.press(found, label)
 
 
-def problems(page: Page, css: str) -> list[str]:
-    """What axe finds wrong in a part of the page: contrast, names of controls, roles, tables."""
-    if not page.driver.execute_script("return 'axe' in window"):
-        page.driver.execute_script(AXE_SCRIPT)
-    script = "const done = arguments[1]; axe.run(arguments[0]).then(done, error => done({error: String(error)}));"
-    found: Any = page.driver.execute_async_script(script, css)
-    assert "error" not in found, found["error"]
-    assert {"color-contrast", "button-name"} & {rule["id"] for rule in found["passes"]}, "it has looked"
-    return [
-        f"{each['id']}: {node['html']} {node['failureSummary']}"
-        for each in found["violations"]
-        for node in each["nodes"]
-    ]
-
-
 def requests_since(page: Page, start: float) -> list[float]:
     """Times, in ms of the page's clock, at which it has asked for the summary since then."""
     script = "return performance.getEntriesByType('resource').map(e => [e.name, e.startTime])"
@@ -105,7 +88,7 @@ def test_from_an_empty_page_to_a_rollback_and_the_end(lab: JupyterLab, browser: 
     page.wait(PANEL, "the panel")
     wait_shown(page, "No server runs.")
     page.screenshot("front-empty")
-    assert problems(page, PANEL) == []
+    assert page.problems(PANEL) == []
 
     deploy(lab, models_dir, 1, 2)
     wait_shown(page, "Roll back to 1")
@@ -118,8 +101,8 @@ def test_from_an_empty_page_to_a_rollback_and_the_end(lab: JupyterLab, browser: 
     wait_until(lambda: re.search(r"[1-9]\d*\.\d req/s|0\.[1-9] req/s", shown(page)), 30, lambda: shown(page))
     page.screenshot("front-light")
     page.screenshot("front-light-panel", PANEL)
-    assert problems(page, PANEL) == []
-    assert problems(page, ITEM) == []
+    assert page.problems(PANEL) == []
+    assert page.problems(ITEM) == []
 
     press(page, "Roll half back to version 1")
     wait_shown(page, "Version 1 of 'half' answers now (before: 2).")
@@ -130,7 +113,7 @@ def test_from_an_empty_page_to_a_rollback_and_the_end(lab: JupyterLab, browser: 
 
     press(page, "Show the log of default")
     wait_shown(page, "serving_server.lifecycle")
-    assert problems(page, PANEL) == []
+    assert page.problems(PANEL) == []
     press(page, "Hide the log of default")
 
     before = ask(lab, "GET", INSTANCE).json["instance_id"]
@@ -214,8 +197,8 @@ def test_a_dark_theme_in_a_narrow_window(tmp_path: Path, browser: Browser, model
         page.press(lambda: page.wait(ITEM, "the status item"), "the status item")
         wait_shown(page, "AVAILABLE · answers")
         page.screenshot("front-dark")
-        assert problems(page, PANEL) == []
-        assert problems(page, ITEM) == []
+        assert page.problems(PANEL) == []
+        assert page.problems(ITEM) == []
         # As narrow as JupyterLab lets a side panel become, and narrower.
         page.driver.execute_script(
             f"document.querySelector('{PANEL}').style.cssText += 'min-width: 0; max-width: 200px'"
@@ -223,7 +206,7 @@ def test_a_dark_theme_in_a_narrow_window(tmp_path: Path, browser: Browser, model
         page.screenshot("front-narrow", PANEL)
         overflow = "const e = document.querySelector(arguments[0]); return e.scrollWidth - e.clientWidth"
         assert page.driver.execute_script(overflow, PANEL) <= 0, "it fits without scrolling sideways"
-        assert problems(page, PANEL) == []
+        assert page.problems(PANEL) == []
         assert ask(lab, "DELETE", INSTANCE).json["stopped"]
         assert browser.console() == []
 

@@ -19,6 +19,8 @@ from tests.browser import Browser, JupyterLab, Notebook
 from tests.kernel_ext.extension import believed
 from tests.servers import wait_until
 
+OUTPUT = ".jp-Notebook .jp-OutputArea-output"
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PARAMETERS = {"max_batch_size": 16, "batch_timeout_micros": 1000, "num_batch_threads": 2}
@@ -87,7 +89,8 @@ def test_sliders_move_the_running_server_and_the_chart(lab: JupyterLab, page: No
     page.wait_text("In force: batch 32, timeout 3 ms, 2 threads.")
     before = updates(page)
     wait_until(lambda: updates(page) >= before + 12, 60, "the chart goes on")
-    page.screenshot("tuning-live", ".jp-Notebook .jp-OutputArea-output")
+    page.screenshot("tuning-live", OUTPUT)
+    assert page.problems(OUTPUT) == []
     # Usable while a cell runs.
     page.type("import time; time.sleep(600)")
     page.start()
@@ -122,4 +125,5 @@ def test_a_search_shows_its_result(page: Notebook) -> None:
     assert "requests/s" in shown
     page.wait(".jp-OutputArea img", "the picture")
     page.screenshot("tuning-result")
+    assert page.problems(OUTPUT) == []
     page.run("%serve stop tuned")

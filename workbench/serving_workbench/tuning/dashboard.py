@@ -6,7 +6,7 @@ import html
 import math
 import threading
 import time
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets
 
@@ -17,6 +17,7 @@ from serving_workbench.live import Actions, LiveView
 from serving_workbench.live.actions import Tone
 from serving_workbench.load.objective import Objective
 from serving_workbench.load.running import LiveView as LoadView
+from serving_workbench.manage.page import message_html
 from serving_workbench.tuning.arguments import check_rate
 from serving_workbench.tuning.chart import make_chart
 from serving_workbench.tuning.diagnosis import Diagnosis, diagnose
@@ -28,8 +29,6 @@ from serving_workbench.tuning.verdict import short
 from serving_workbench.tuning.window import Window
 
 __all__ = ["TuneDashboard"]
-
-_COLOURS: Final[dict[Tone, str]] = {"running": "inherit", "done": "#009E73", "failed": "#D55E00"}
 
 
 class _Reading(NamedTuple):
@@ -232,7 +231,7 @@ class TuneDashboard:
         self._tell(str(error), "failed")
 
     def _tell(self, text: str, tone: Tone) -> None:
-        self._line.value = f"<span style='color:{_COLOURS[tone]}'>{html.escape(text)}</span>"
+        self._line.value = message_html(text, tone)
 
     # -- show ----------------------------------------------------------------------------------------------------------
 
