@@ -10,7 +10,9 @@ import pytest
 from serving_jupyter.magics import MAGICS, parse_line
 from serving_server.flags import FLAGS
 from serving_workbench.commands import COMMANDS
+from tests.conformance.flags import UPSTREAM
 from tests.docs.pages import PAGES, ROOT, RUNNABLE, Block, blocks, links, prose, text_of
+from tests.docs.texts import said
 
 #: Languages of blocks that are no commands: what is shown, and files.
 _DATA = frozenset({"text", "textproto", "json", "yaml", "javascript", "html", "toml"})
@@ -90,3 +92,24 @@ def test_flags_with_underscores_are_flags_of_the_server(page: str) -> None:
     # Those of commands and of other programs have hyphens.
     named = set(re.findall(r"(?<![\w-])--([a-z]+(?:_[a-z0-9]+)+)\b", text_of(page)))
     assert named <= {flag.name for flag in FLAGS}
+
+
+def test_the_troubleshooting_page_quotes_what_the_sources_say() -> None:
+    page = "workbench/docs/troubleshooting.md"
+    quoted = re.findall(r"^### `(.+)`$", text_of(page), re.MULTILINE)
+    # Also those in the first words of an entry: "Also `...`".
+    quoted += [" ".join(text.split()) for text in re.findall(r"^Also `([^`]+)`", text_of(page), re.MULTILINE)]
+    assert len(quoted) > 30
+    texts = {" ".join(text.split()) for text in said()}
+    assert not [text for text in quoted if not any(text in each for each in texts)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_metrics_that_pages_name_are_there(page: str) -> None:
+    named = set(re.findall(r"\bserving_workbench_(\w+)\b", text_of(page)))
+    assert named <= said()
+
+
+def test_every_flag_of_tensorflow_serving_is_on_the_migration_page() -> None:
+    named = set(re.findall(r"--([a-z0-9_]+)", text_of("workbench/docs/migration.md")))
+    assert UPSTREAM.keys() <= named
