@@ -381,6 +381,10 @@ class Catalog:
         """Return which signatures of each AVAILABLE version run with constants in place of variables."""
         return {view.version: list(served.frozen) for view, served in self._served(name)}
 
+    def sessions(self, name: str) -> dict[int, dict[str, Any]]:
+        """Return what the session of each AVAILABLE version was made with."""
+        return {view.version: served.session for view, served in self._served(name)}
+
     # -- what is loaded ------------------------------------------------------------------------------------------------
 
     def _served(self, name: str) -> list[tuple[VersionView, ServedVersion]]:

@@ -358,7 +358,7 @@ class Control:
     def _model(self, name: str) -> dict[str, Any]:
         base_path = self._catalog.base_path(name)  # first: it says what there is when this model is not
         manager = self._catalog.manager
-        frozen = self._catalog.frozen(name)
+        frozen, sessions = self._catalog.frozen(name), self._catalog.sessions(name)
         versions = _worth_showing(manager.versions(name))
         return {
             "name": name,
@@ -372,7 +372,14 @@ class Control:
             "mirror": self._catalog.mirrors.to_json(name),
             "batching": self._batching_json(name),
             "recording_warmup": self._recorder.is_recording(name),
-            "versions": [{**_version(view), "frozen": frozen.get(view.version, [])} for view in versions],
+            "versions": [
+                {
+                    **_version(view),
+                    "frozen": frozen.get(view.version, []),
+                    "session": sessions.get(view.version),
+                }
+                for view in versions
+            ],
         }
 
 

@@ -29,7 +29,7 @@ from serving_server.load_options import LoadOptions
 from serving_server.metrics.loads import LoadCounters
 from serving_server.place import Place
 from serving_server.profiles import WorkerProfiles
-from serving_server.session_options import share_processors
+from serving_server.session_options import settings_of, share_processors
 from serving_server.signatures import Signature, parse_signatures
 from serving_server.statistics import Statistics
 from serving_server.wire.messages import SignatureDefMap
@@ -62,6 +62,8 @@ class ServedVersion:
         The same as `SignatureDefMap`, for metadata answers.
     frozen : tuple of str
         Signatures that run with constants in place of variables.
+    session : dict of str to object
+        What its session was made with, which stays when batching changes (see `session_options.settings_of`).
     statistics : Statistics
     """
 
@@ -81,6 +83,7 @@ class ServedVersion:
         self.signatures: dict[str, Signature] = {}
         self.signature_defs: Any = SignatureDefMap()
         self.frozen: tuple[str, ...] = ()
+        self.session: dict[str, Any] = {}
         #: What `serving_server.inference` and `example_inference` have found out about each signature, by what requests
         #: say: its name alone for Predict, with the method for the others.
         self.resolved: dict[Hashable, Any] = {}
@@ -131,6 +134,8 @@ class ServedVersion:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._control = LineChannel(ours, self._on_message, self._on_control_closed)
         on_step("fork")
+        session = self._session_config(batching)
+        self.session = settings_of(session)
         spec = {
             "model": self.model,
             "version": self.version,
@@ -138,7 +143,7 @@ class ServedVersion:
             "tags": list(self._options.tags),
             "tflite": self._options.prefer_tflite,
             "op_libraries": list(self._options.op_libraries),
-            "session": base64.b64encode(self._session_config(batching)).decode(),
+            "session": base64.b64encode(session).decode(),
             "warmup": self._options.warmup,
             "warmup_iterations": self._options.warmup_iterations,
             "check_method_names": self._options.check_method_names,

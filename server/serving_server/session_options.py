@@ -35,6 +35,7 @@ __all__ = [
     "check_fraction",
     "decide",
     "read_template",
+    "settings_of",
     "share_processors",
 ]
 
@@ -222,6 +223,32 @@ def share_processors(session: bytes, batches: int, processors: int) -> bytes:
         return session
     config.intra_op_parallelism_threads = max(1, processors // min(batches, 2))
     return bytes(config.SerializeToString(deterministic=True))
+
+
+def settings_of(session: bytes) -> dict[str, Any]:
+    """Return what a session config says, by the names of its fields, those inside others with a dot.
+
+    Threads are told whether said or not: 0 for TensorFlow's own choice, all processors.
+
+    Parameters
+    ----------
+    session : bytes
+        A serialized `tensorflow.ConfigProto`.
+    """
+    config = config_proto().FromString(session)
+    threads = {name: getattr(config, name) for name in ("intra_op_parallelism_threads", "inter_op_parallelism_threads")}
+    return {**_flat(config, ""), **threads}
+
+
+def _flat(message: Any, prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        name = prefix + field.name
+        if hasattr(value, "ListFields"):
+            found |= _flat(value, f"{name}.")
+        else:  # numbers and texts as they are; maps and lists, of which there are few, as text
+            found[name] = value if isinstance(value, int | float | str) else str(value)
+    return found
 
 
 def _environment(gpu: Any, environment: Mapping[str, str], notes: list[str]) -> None:

@@ -130,6 +130,9 @@ class Control:
         }
         return {"weights": {"1": 1, "2": 1}, "key": "x-user", "ended": None, "unrouted": 0, "periods": [period]}
 
+    def model(self, name: str) -> dict[str, Any]:
+        return {"versions": []}
+
     def exposures(self, name: str, after: int = 0, limit: int | None = None) -> dict[str, Any]:
         return {**page(self._rows[after : after + 500], after), "last": len(self._rows)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -221,3 +222,30 @@ def test_a_server_that_ends_says_so_in_the_journal(models_dir: Path, instance: s
     assert frame["time"].is_monotonic_increasing
     assert journal_of(instance).stat().st_mode & 0o777 == 0o600
     assert time.time() - frame["time"].iloc[-1].timestamp() < 60
+
+
+def test_versions_that_were_loaded_under_different_settings_are_named(
+    models_dir: Path, instance: str, tmp_path: Path
+) -> None:
+    base = models_dir / "half_plus_two"
+    served = sw.serve(base / "1", name="m", instance=instance, root=tmp_path / "models", progress=False)
+    served.config(batching={"max_batch_size": 8, "num_batch_threads": 64})  # version 1 keeps all processors for each op
+    sw.serve(base / "2", name="m", instance=instance, root=tmp_path / "models", progress=False)
+    served.rollback()
+    leaks.allow_path(journal_of(instance))
+    sessions = {each["version"]: each["session"] for each in served.describe()["versions"]}
+    name = "intra_op_parallelism_threads"
+    assert sessions[1][name] == 0 < sessions[2][name]
+    words = f"Versions 1 and 2 were loaded under different settings .{name} 0 and {sessions[2][name]}"
+    with pytest.warns(UserWarning, match=words):
+        served.ramp(2, hold=60)
+    served.ramp(action="abort")
+    for result in (
+        sw.compare_live(served, 1, 2, seconds=0.1, progress=False),
+        sw.compare(served, 1, 2, data=X[:20], latency=False, progress=False),
+    ):
+        (check,) = [each for each in result.checks if each.name == "settings"]
+        assert re.match(words, check.text)
+        assert (check.ok, check.fatal) == (False, False)
+    alike = sw.compare(served, 2, 2, data=X[:20], latency=False, progress=False)
+    assert "settings" not in [check.name for check in alike.checks]

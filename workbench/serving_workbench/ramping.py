@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from serving_workbench.control import ControlClient
 from serving_workbench.errors import ControlError
+from serving_workbench.load_settings import different_settings
 from serving_workbench.tables import Table
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def start_ramp(
 ) -> dict[str, Any] | None:
     """Begin a ramp to a version from the one that answers; see `ServedModel.ramp`.
 
+    Warns when both were loaded under different settings.
+
     Raises
     ------
     ControlError
@@ -56,7 +60,12 @@ def start_ramp(
         body["guardrails"] = dict(guardrails)
     if slo_ms is not None:
         body["slo_ms"] = slo_ms
-    return control.put_ramp(name, body, seconds=timeout)
+    begun = control.put_ramp(name, body, seconds=timeout)
+    # Asked after the candidate is loaded; the ramp goes on, as its guardrail on run time is wide by default.
+    differing = different_settings(control.model(name), serving, version)
+    if differing is not None:
+        warnings.warn(differing, stacklevel=4)
+    return begun
 
 
 def ramp_text(ramp: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serving_workbench.comparison.arms import opened, same_signature
+from serving_workbench.comparison.arms import Arm, opened, same_signature
 from serving_workbench.comparison.evidence import Check, Head, Metric, Slice
 from serving_workbench.comparison.given import Given
 from serving_workbench.comparison.intervals import paired_bca_of_means, proportion
@@ -24,6 +24,7 @@ from serving_workbench.comparison.slices import compare_slices
 from serving_workbench.comparison.timing import LATENCY, LATENCY_P99, measure_latency
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.load.arguments import check_whole
+from serving_workbench.load_settings import different_settings
 from serving_workbench.tuning.stepping import Steps
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def compare(
                 metrics=wanted.applied(metrics + timed),
                 heads=heads,
                 slices=parts,
-                checks=[_pairs(answers, given.count), *checks],
+                checks=[_pairs(answers, given.count), *_settings(first, second), *checks],
                 margins=wanted,
                 rows=Rows(
                     given.inputs,
@@ -197,6 +198,17 @@ def compare(
         steps.close()
     result.seconds = dict(steps.seconds)
     return result
+
+
+def _settings(first: Arm, second: Arm) -> list[Check]:
+    """Return a warning when the arms are versions of one server that were loaded under different settings."""
+    if first.served is None or second.served is None or first.served.server.name != second.served.server.name:
+        return []
+    if first.model != second.model or not isinstance(first.version, int) or not isinstance(second.version, int):
+        return []
+    model = first.served.server.control.model(first.model)
+    differing = different_settings(model, first.version, second.version)
+    return [] if differing is None else [Check("settings", False, differing, fatal=False)]
 
 
 def _scorer(metric: Any, higher_is_better: bool | None, labels: Any) -> Scorer | None:

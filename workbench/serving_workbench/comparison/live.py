@@ -19,6 +19,7 @@ from serving_workbench.comparison.verdict import decide
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.exposures import exposure_pages
 from serving_workbench.handle import ServedModel, connect
+from serving_workbench.load_settings import different_settings
 from serving_workbench.tuning.stepping import Steps
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class LiveReader:
         self._keys = KeyTotals(a, b, since=since, objective=objective) if keyed else None
         self._feedback = feedback
         self._began = time.time()
+        self._settings: tuple[float, str | None] | None = None  # of the period that began then
         self.sequence: dict[str, list[float]] = {name: [] for name in ("seconds", "n", "value", "low", "high", "share")}
 
     def read(self) -> CompareResult:
@@ -145,6 +147,9 @@ class LiveReader:
         metrics = self._margins.applied(metrics)
         self._note(metrics, counts)
         ended = traffic["ended"]
+        differing = self._different_settings(traffic)
+        if differing is not None:
+            checks.append(Check("settings", False, differing, fatal=False))
         if not alike:
             checks.append(Check("shares", False, UNEQUAL, fatal=False))
         if ended and not traffic["weights"]:
@@ -165,6 +170,14 @@ class LiveReader:
             margins=self._margins,
             sequence={name: list(values) for name, values in self.sequence.items()},
         )
+
+    def _different_settings(self, traffic: Mapping[str, Any]) -> str | None:
+        """Say what the versions were loaded with that differs; asked anew when a version was loaded since."""
+        since = traffic["periods"][-1]["since"] if traffic["periods"] else 0.0
+        if self._settings is None or self._settings[0] != since:
+            model = self._control.model(self._name)
+            self._settings = since, different_settings(model, self._a, self._b)
+        return self._settings[1]
 
     def _metrics(self, a: ArmCounts | KeyCounts, b: ArmCounts | KeyCounts, unit: str, *, alike: bool) -> list[Metric]:
         found = []
