@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from serving_server import classification, multi_inference, regression
@@ -17,7 +18,7 @@ from serving_server.classification import Classifications
 from serving_server.errors import InternalError, ResourceExhaustedError, ServingError
 from serving_server.inference import Resolved
 from serving_server.inputs import check_dtypes, example_signature
-from serving_server.mirroring.mirror import Mirror
+from serving_server.mirroring.mirror import Mirror, Union
 from serving_server.multi_inference import InferenceTask, Plan
 from serving_server.request_log import record
 from serving_server.request_log.record import Record
@@ -54,7 +55,7 @@ class ExampleInference:
     request_logs : RequestLogs
         What is shown the requests.
     mirrors : mapping of str to Mirror
-        What copies Classify and Regress requests, by model.
+        What copies requests, by model.
     """
 
     def __init__(
@@ -212,14 +213,15 @@ class ExampleInference:
             As `Inference.servable` and `multi_inference.plan`.
         """
         servable, arm = self._lookup(tasks[0].model if tasks else "", version, label, caller)
-        if arm is None:
-            return self._union(servable, tasks)
         try:
             found, wanted = self._union(servable, tasks)
         except ServingError as error:
-            arm.failed(error.code)
+            if arm is not None:
+                arm.failed(error.code)
             raise
-        return dataclasses.replace(found, arm=arm), wanted
+        if arm is not None:
+            found = dataclasses.replace(found, arm=arm)
+        return (self._marked(found, version, label, caller) if self._mirrors else found), wanted
 
     def _union(self, servable: ServedVersion, tasks: Sequence[InferenceTask]) -> tuple[Resolved, Plan]:
         definitions = servable.signature_defs.signature_def
@@ -261,7 +263,10 @@ class ExampleInference:
             return record.multi_inference(served.model, served.version, wanted, strings, answers)
 
         tapped = self._tapped(resolved, make, on_done)
-        return self._run("MultiInference", resolved, strings, deadline, read, tapped, received, asked)
+        union = None
+        if resolved.mirror is not None:
+            union = Union(wanted, partial(self._union, tasks=_tasks_of(resolved.servable.model, wanted)))
+        return self._run("MultiInference", resolved, strings, deadline, read, tapped, received, asked, union)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -280,6 +285,7 @@ class ExampleInference:
         on_done: OnAnswer[T],
         received: float,
         asked: Asked | None,
+        union: Union | None = None,
     ) -> Callable[[], None]:
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             if outputs is None:
@@ -300,7 +306,7 @@ class ExampleInference:
         inputs = dict.fromkeys(signature.inputs, strings)
         on_outputs: OnDone = done
         if resolved.mirror is not None:
-            on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done)
+            on_outputs = resolved.mirror.watched(resolved, inputs, resolved.outputs, api, done, union)
         now = self._loop.time()
         task = Task(signature, inputs, resolved.outputs, now, deadline, on_outputs, api, received, asked)
         if resolved.arm is not None:
@@ -311,3 +317,11 @@ class ExampleInference:
         except ServingError as error:
             resolved.refused(error)
             raise
+
+
+def _tasks_of(model: str, wanted: Plan) -> list[InferenceTask]:
+    """Return the tasks of a plan as a client would write them, for another version to plan."""
+    return [
+        InferenceTask(model, task.signature.name, CLASSIFY_METHOD if task.classifies else REGRESS_METHOD)
+        for task in wanted.tasks
+    ]

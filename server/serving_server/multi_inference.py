@@ -61,6 +61,19 @@ class Plan:
     feeds: tuple[str, ...]
     fetches: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The signatures, as people read them."""
+        return ", ".join(task.signature.name for task in self.tasks)
+
+    def named(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return outputs by signature and alias, such as ``classify/scores``, in place of the names of tensors."""
+        return {
+            f"{task.signature.name}/{alias}": outputs[tensor]
+            for task in self.tasks
+            for alias, tensor in task.fetches.items()
+        }
+
 
 def plan(
     tasks: Sequence[InferenceTask], signatures: Mapping[str, Signature], definitions: Any, *, method_name: bool

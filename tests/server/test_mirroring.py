@@ -32,7 +32,8 @@ from serving_server.mirroring.mirrors import Mirrors
 from serving_server.mirroring.wish import Wish
 from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name, to_array
-from serving_server.wire.messages import TensorProto
+from serving_server.wire.messages import MultiInferenceResponse, SavedModel, TensorProto
+from tests.examples import MULTI, example, multi_request
 from tests.load import HalfPlusTwoLoad
 from tests.metrics_page import MetricsPage
 from tests.servers import ServerProcess, SharedServer, wait_until
@@ -452,6 +453,49 @@ def test_it_ends_with_the_shadow_s_worker(mirrored_server: SharedServer) -> None
     wait_until(lambda: not mirror_of(mirrored_server)["active"])
     assert mirror_of(mirrored_server)["ended"]["reason"].startswith("version 2 is not available any more")
     assert mirrored_server.predict_versioned("mirrored", {"x": np.float32([0])})[1] == 1
+
+
+def test_multi_inference_is_copied_with_the_shadow_s_own_tensors(
+    server: Callable[..., ServerProcess], model_copy: Callable[..., Path]
+) -> None:
+    base = model_copy("examples", 1).parent
+    path = model_copy("examples", 2) / "saved_model.pb"
+    bundle = SavedModel.FromString(path.read_bytes())
+    signatures = bundle.meta_graphs[0].signature_def
+    signatures["regress"].CopyFrom(signatures["regress_column"])  # the same values by another tensor
+    path.unlink()  # it is a link to the file that all tests share
+    path.write_bytes(bundle.SerializeToString())
+    process = server("--model_name=examples", f"--model_base_path={base}")
+    process.wait_available("examples", 2)
+    assert process.control("PUT", "/models/examples/policy", {"specific": {"versions": [1]}})[0] == 200
+    wait_until(lambda: process.model("examples")["serving_version"] == 1, what="version 1")
+    assert process.control("PUT", "/models/examples/mirror", {"version": 2, "busy": 1})[0] == 200
+
+    asked = multi_request("examples", {"regress": "regress", "classify": "classify"}, [example(x=1.0), example(x=3.0)])
+    for _ in range(3):
+        answer = process.call(MULTI, asked, MultiInferenceResponse)
+        assert {result.model_spec.version.value for result in answer.results} == {1}
+    wait_until(lambda: process.model("examples")["mirror"]["answered"] == 3, what="three pairs")
+    pairs = process.control("GET", "/models/examples/mirror/pairs/0")[1]["pairs"]
+
+    def values(encoded: dict[str, str], name: str) -> Any:
+        return to_array(TensorProto.FromString(base64.b64decode(encoded[name])))
+
+    for pair in pairs:
+        assert (pair["api"], pair["signature"]) == ("MultiInference", "regress, classify")
+        assert len(values(pair["inputs"], "inputs")) == 2
+        first, second = (pair[side]["outputs"] for side in ("primary", "shadow"))
+        assert first.keys() == second.keys() == {"regress/outputs", "classify/classes", "classify/scores"}
+        assert values(first, "regress/outputs").tolist() == [2.5, 3.5]
+        assert values(second, "regress/outputs").ravel().tolist() == [3.5, 4.5]
+        assert values(second, "classify/scores").tolist() == [[1.0, 3.5], [3.0, 4.5]]
+
+    # Promoted, the shadow is no shadow any more.
+    assert process.control("PUT", "/models/examples/policy", {"specific": {"versions": [2]}})[0] == 200
+    wait_until(lambda: process.model("examples")["serving_version"] == 2, what="version 2")
+    told = process.model("examples")["mirror"]
+    assert not told["active"]
+    assert told["ended"]["reason"] == "version 2 answers the requests that name no version itself now"
 
 
 def test_what_is_refused(mirrored_server: SharedServer) -> None:

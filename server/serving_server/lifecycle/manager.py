@@ -58,8 +58,8 @@ class Manager:
         at which the try began; `VersionSource.watch_failed` fits.
     explain : callable or None
         ``explain(model)`` says why a model may have no versions; `VersionSource.problem` fits.
-    on_rerouted : callable or None
-        ``on_rerouted(model)`` after each change of what answers, before any request sees it.
+    on_rerouted : list of callable
+        Each is called as ``on_rerouted(model)`` after each change of what answers, before any request sees it.
     on_policy : callable or None
         ``on_policy(model, before)`` at an operator's word on the policy, whether or not it differs from `before`; what
         answers follows it.
@@ -81,7 +81,7 @@ class Manager:
     ) -> None:
         self.on_failed: Callable[[str, int, Place, float], None] | None = None
         self.explain: Callable[[str], str | None] | None = None
-        self.on_rerouted: Callable[[str], None] | None = None
+        self.on_rerouted: list[Callable[[str], None]] = []
         self.on_policy: Callable[[str, Policy], None] | None = None
         self._settings = Settings(
             loader=loader,
@@ -401,8 +401,8 @@ class Manager:
 
     def _reroute(self, entry: Model) -> None:
         entry.reroute()
-        if self.on_rerouted is not None:
-            self.on_rerouted(entry.name)
+        for told in self.on_rerouted:
+            told(entry.name)
 
     def _reconcile(self, entry: Model) -> None:
         entry.reconcile()

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serving_server.batching.task import OnDone, Task
 from serving_server.errors import InternalError, ServingError
+from serving_server.examples import INPUTS
 from serving_server.inputs import check_dtypes, check_inputs, select_outputs, signature_of
 from serving_server.mirroring.pairs import Answer, Pair, Pairs, copied, size_of
 from serving_server.mirroring.wish import Wish
+from serving_server.multi_inference import Plan
 from serving_server.signatures import Signature
 from serving_server.tensors import Array
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from serving_server.inference import Resolved
     from serving_server.servable import ServedVersion
 
-__all__ = ["API", "Mirror"]
+__all__ = ["API", "Mirror", "Union"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,23 @@ class _Copy:
     primary: Answer
     size: int
     since: float
+    union: Union | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Union:
+    """What a MultiInference request wants, whose tensors have other names in each version.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the primary.
+    plan_of : callable
+        From a version to its target and its plan of the same tasks; may raise a `ServingError`.
+    """
+
+    plan: Plan
+    plan_of: Callable[[ServedVersion], tuple[Resolved, Plan]]
 
 
 class Mirror:
@@ -149,7 +168,13 @@ class Mirror:
         return found
 
     def watched(
-        self, resolved: Resolved, inputs: dict[str, Array], outputs: tuple[str, ...], api: str, on_done: OnDone
+        self,
+        resolved: Resolved,
+        inputs: dict[str, Array],
+        outputs: tuple[str, ...],
+        api: str,
+        on_done: OnDone,
+        union: Union | None = None,
     ) -> OnDone:
         """Return what hands a request's answer over and then copies the request.
 
@@ -163,6 +188,8 @@ class Mirror:
         api : str
         on_done : callable
             Takes the answer.
+        union : Union, optional
+            Of a MultiInference request.
         """
         clock = self._clock
         began = clock()
@@ -180,12 +207,15 @@ class Mirror:
             if self._bytes + size > MAX_BYTES:
                 self.counts["dropped"] += 1
                 return
+            if union is not None:
+                answer, name = union.plan.named(answer), union.plan.name
+                sent = {INPUTS: next(iter(inputs.values()))}
+            else:
+                name, sent = resolved.signature.name, _without_defaults(inputs, resolved.signature)
             primary = Answer(resolved.version, seconds, copied(answer))
             output_filter = () if outputs == resolved.outputs else outputs
-            name = resolved.signature.name
-            sent = _without_defaults(inputs, resolved.signature)
             self._bytes += size
-            self._waiting.append(_Copy(time.time(), api, name, output_filter, sent, primary, size, clock()))
+            self._waiting.append(_Copy(time.time(), api, name, output_filter, sent, primary, size, clock(), union))
             self._burst_later()
 
         return hand_over_and_copy
@@ -219,14 +249,22 @@ class Mirror:
 
         def done(outputs: dict[str, Array] | None, error: ServingError | None) -> None:
             self._running.pop(copy, None)
+            if outputs is not None and plan is not None:
+                outputs = plan.named(outputs)
             found = None if outputs is None else copied(outputs)
             error = None if found is not None else error or InternalError("no outputs and no error")
             self._finished(copy, Answer(self.shadow.version, self._clock() - began, found, error), waited)
             if not self._running:
                 self._pause()
 
+        plan: Plan | None = None
         try:
-            cancel = self.shadow.submit(self._task(copy, done))
+            if copy.union is None:
+                task = self._task(copy, done)
+            else:
+                target, plan = copy.union.plan_of(self.shadow)
+                task = self._union_task(copy, target, done)
+            cancel = self.shadow.submit(task)
         except ServingError as error:
             self._finished(copy, Answer(self.shadow.version, self._clock() - began, None, error), waited)
         else:
@@ -244,6 +282,13 @@ class Mirror:
         outputs = select_outputs(signature, copy.output_filter)
         now = self._loop.time()
         return Task(signature, inputs, outputs, now, now + self.wish.timeout, done, API)
+
+    def _union_task(self, copy: _Copy, target: Resolved, done: OnDone) -> Task:
+        signature = target.signature
+        inputs = dict.fromkeys(signature.inputs, copy.inputs[INPUTS])
+        check_dtypes(signature, inputs)
+        now = self._loop.time()
+        return Task(signature, inputs, target.outputs, now, now + self.wish.timeout, done, API)
 
     def _finished(self, copy: _Copy, shadow: Answer, waited: float) -> None:
         self._bytes -= copy.size

@@ -64,6 +64,7 @@ class Mirrors:
         self._entries: dict[str, _Entry] = {}
         self.by_model: dict[str, Mirror] = {}
         manager.subscribe(self._on_state)
+        manager.on_rerouted.append(self._on_rerouted)
 
     async def put(self, model: str, wish: Wish) -> None:
         """Copy a model's requests to a version from now on, once it is AVAILABLE; in place of a mirror before.
@@ -158,6 +159,13 @@ class Mirrors:
         mirror = self.by_model.get(model)
         if mirror is not None and mirror.wish.version == version and new is not State.AVAILABLE:
             self._stop(model, self._entries[model], f"version {version} is not available any more: {new.name}")
+
+    def _on_rerouted(self, model: str) -> None:
+        """End a mirror whose shadow was promoted: it would see copies of nothing, and yet be kept loaded by it."""
+        mirror = self.by_model.get(model)
+        if mirror is not None and self._manager.chosen_version(model) == mirror.wish.version:
+            reason = f"version {mirror.wish.version} answers the requests that name no version itself now"
+            self._stop(model, self._entries[model], reason)
 
     # -- what is told --------------------------------------------------------------------------------------------------
 

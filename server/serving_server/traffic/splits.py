@@ -60,7 +60,7 @@ class Splits:
     Parameters
     ----------
     manager : Manager
-        What is loaded; its `on_rerouted` and `on_policy` are taken.
+        What is loaded; its `on_policy` is taken.
     poll : callable
         Looks for a model's versions on disk, now.
     rng : random.Random, optional
@@ -80,7 +80,7 @@ class Splits:
         self._rng = rng or random.Random()  # noqa: S311 - no secret
         self._entries: dict[str, _Entry] = {}
         self.routers: dict[str, Router] = {}
-        manager.on_rerouted = self._on_rerouted
+        manager.on_rerouted.append(self._on_rerouted)
         manager.on_policy = self._on_policy
 
     # -- changes -------------------------------------------------------------------------------------------------------
