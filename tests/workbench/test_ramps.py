@@ -17,6 +17,7 @@ import pytest
 import serving_workbench as sw
 from serving_workbench.records import record_path
 from tests import leaks
+from tests.models import copy_version
 from tests.servers import wait_until
 
 X = np.arange(300, dtype=np.float32)
@@ -227,11 +228,12 @@ def test_a_server_that_ends_says_so_in_the_journal(models_dir: Path, instance: s
 def test_versions_that_were_loaded_under_different_settings_are_named(
     models_dir: Path, instance: str, tmp_path: Path
 ) -> None:
-    base = models_dir / "half_plus_two"
-    served = sw.serve(base / "1", name="m", instance=instance, root=tmp_path / "models", progress=False)
+    base, root = models_dir / "half_plus_two", tmp_path / "models"
+    served = sw.serve(base / "1", name="m", instance=instance, root=root, progress=False)
+    served.config(policy={"specific": {"versions": [1]}})
     served.config(batching={"max_batch_size": 8, "num_batch_threads": 64})  # version 1 keeps all processors for each op
-    sw.serve(base / "2", name="m", instance=instance, root=tmp_path / "models", progress=False)
-    served.rollback()
+    copy_version(base / "2", root / "m" / "2")
+    served.load(2)
     leaks.allow_path(journal_of(instance))
     sessions = {each["version"]: each["session"] for each in served.describe()["versions"]}
     name = "intra_op_parallelism_threads"
