@@ -10,7 +10,7 @@ import http.client
 import json
 import socket
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from serving_workbench.errors import ControlError
 from serving_workbench.records import Record
@@ -256,6 +256,15 @@ class ControlClient:
         body = {**wish, "seconds": seconds}
         path = f"{_model(name)}/versions/{version}/profile/ops"
         return dict(self.request("POST", path, body, patience=120.0 + seconds))
+
+    def profile_requests(self, name: str, **query: Any) -> dict[str, Any]:
+        """Stages and batches of the requests that the server remembers; `query` as the server's route takes it."""
+        text = f"?{urlencode(query)}" if query else ""
+        return dict(self.request("GET", f"{_model(name)}/profile/requests{text}"))
+
+    def put_profile_requests(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Change which requests are remembered: ``enabled``, ``every``, ``capacity``; return all of them."""
+        return dict(self.request("PUT", f"{_model(name)}/profile/requests", settings))
 
     def live(self, name: str) -> dict[str, Any]:
         """What a dashboard shows: ``version`` that answers, ``batching``, ``statistics`` of that version."""

@@ -27,6 +27,8 @@ from serving_workbench.warmup_requests import RecordedWarmup
 if TYPE_CHECKING:
     import pandas as pd
 
+    from serving_workbench.profiling.requests import RequestProfile
+
 __all__ = ["ServedModel", "connect"]
 
 _COLUMNS = ("version", "state", "serving", "labels", "step", "requests in flight", "restarts", "note", "error")
@@ -187,6 +189,68 @@ class ServedModel:
 
         model = self.describe()
         return folder_history(Path(model["base_path"]), model, verify=verify)
+
+    def requests(
+        self,
+        limit: int = 1000,
+        *,
+        slowest: int | None = None,
+        version: int | None = None,
+        request_id: str | None = None,
+    ) -> RequestProfile:
+        """Return the last answered requests, with the stages of each and the batch that it ran in.
+
+        Parameters
+        ----------
+        limit : int
+            At most so many of the newest, 1 to 10,000.
+        slowest : int, optional
+            Instead, so many of those that took longest among all that the server remembers.
+        version : int, optional
+            Only this one's.
+        request_id : str, optional
+            Only those that came with this ``x-request-id``.
+
+        Returns
+        -------
+        RequestProfile
+            ``.frame`` is a DataFrame; see `serving_workbench.profiling.requests.RequestProfile`.
+
+        Raises
+        ------
+        ModelNotServedError
+            The server does not know the model.
+        ControlError
+            An argument makes no sense (``INVALID_ARGUMENT``).
+        """
+        from serving_workbench.profiling.requests import read_requests  # pandas: only for those who ask
+
+        return read_requests(
+            self.server, self.name, limit=limit, slowest=slowest, version=version, request_id=request_id
+        )
+
+    def stamping(
+        self, *, enabled: bool | None = None, every: int | None = None, capacity: int | None = None
+    ) -> dict[str, Any]:
+        """Change which requests the server remembers for `requests`, and return what is in force.
+
+        Parameters
+        ----------
+        enabled : bool, optional
+            False switches it off, and forgets what was remembered.
+        every : int, optional
+            Remember one batch of so many, with all of its requests.
+        capacity : int, optional
+            Requests that are remembered, 100 to 100,000.
+
+        Raises
+        ------
+        ControlError
+            An argument makes no sense (``INVALID_ARGUMENT``).
+        """
+        given = {"enabled": enabled, "every": every, "capacity": capacity}
+        wish = {name: value for name, value in given.items() if value is not None}
+        return dict(self.server.ask(lambda: self.server.control.put_profile_requests(self.name, **wish)))
 
     def logs(self, n: int = 100) -> str:
         """Return the last `n` lines of the server's log."""

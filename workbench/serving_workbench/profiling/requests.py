@@ -1,0 +1,245 @@
+"""Single requests of a served model: how long each stage took, which batch they ran in, which of them were slow.
+
+The server stamps every answered request (`serving_server.stamps`); here its rows become frames, pictures and events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from serving_workbench.errors import ModelNotServedError, WorkbenchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from serving_workbench.server import Server
+
+__all__ = ["RequestProfile", "read_requests"]
+
+#: What is not a stage, in order; behind them one column per stage, in microseconds.
+_COLUMNS: Final = (
+    "id",
+    "request_id",
+    "batch",
+    "version",
+    "signature",
+    "reason",
+    "mates",
+    "batch_rows",
+    "padding_rows",
+    "rows",
+    "pieces",
+    "received",
+    "received_ns",
+    "total_us",
+)
+
+#: Width of the bars of a text, in characters.
+_WIDTH: Final = 50
+
+
+def read_requests(server: Server, name: str, **query: Any) -> RequestProfile:
+    """Ask a server for the requests of a model that it remembers.
+
+    Parameters
+    ----------
+    server : Server
+    name : str
+    **query
+        ``limit``, ``slowest``, ``version``, ``batch``, ``request_id``; None is left out.
+
+    Raises
+    ------
+    ModelNotServedError
+        The server does not know the model.
+    ControlError
+        A parameter makes no sense (``INVALID_ARGUMENT``).
+    """
+    given = {key: value for key, value in query.items() if value is not None}
+    control = server.control
+    try:
+        return RequestProfile(name, server.ask(lambda: control.profile_requests(name, **given)))
+    except WorkbenchError as error:
+        if getattr(error, "code", "") == "NOT_FOUND":
+            raise ModelNotServedError(f"The server '{server.name}' does not serve a model '{name}'.") from error
+        raise
+
+
+class RequestProfile:
+    """Requests that a server remembers, with their stages and batches.
+
+    Parameters
+    ----------
+    model : str
+    answer : mapping
+        The server's, of ``/models/<name>/profile/requests``.
+
+    Attributes
+    ----------
+    model : str
+    stages : list of str
+        Names of the stages, in the order in which a request passes them.
+    frame : DataFrame
+        One row per request, in the server's order: ``id``, ``request_id`` (the client's ``x-request-id``, if any),
+        ``batch``, ``version``, ``signature``, ``reason`` (why the batch ran: ``full``, ``timeout``, ``immediate``,
+        ``alone``), ``mates`` (other requests in the batch), ``batch_rows``, ``padding_rows``, ``rows``, ``pieces`` (of
+        a request larger than a batch, else 0), ``received`` (a UTC time), ``received_ns`` (by CLOCK_MONOTONIC of the
+        server's machine), ``total_us`` and a column per stage: ``decode_us``, ``batch_wait_us``, ...; these add up to
+        ``total_us``.
+    batches : DataFrame
+        One row per batch, by its number: rows, padding, ``mates`` (ids of its requests) and points in time in
+        nanoseconds.
+    """
+
+    def __init__(self, model: str, answer: Mapping[str, Any]) -> None:
+        self.model = model
+        self.stages: list[str] = list(answer["stages"])
+        self._requests: dict[str, dict[str, Any]] = {row["id"]: row for row in answer["requests"]}
+        self._batches: dict[int, dict[str, Any]] = {batch["batch"]: batch for batch in answer["batches"]}
+        self._epoch_ns = answer["clock"]["unix_ns"] - answer["clock"]["monotonic_ns"]
+        self.frame = self._frame()
+        self.batches = (
+            pd.DataFrame(list(self._batches.values())).set_index("batch") if self._batches else pd.DataFrame()
+        )
+
+    def _frame(self) -> pd.DataFrame:
+        rows = []
+        for row in self._requests.values():
+            batch = self._batches[row["batch"]]
+            facts = {name: batch[name] for name in ("signature", "reason", "padding_rows")}
+            facts |= {"mates": batch["requests"] - 1, "batch_rows": batch["rows"]}
+            rows.append({**row, **facts, **{f"{name}_us": row["stages_us"][name] for name in self.stages}})
+        frame = pd.DataFrame(rows, columns=[name for name in self._columns() if name != "received"])
+        times = [column for column in self._columns() if column.endswith("_us")]
+        frame = frame.astype(dict.fromkeys(times, float))  # also when there are no rows
+        received = pd.to_datetime(frame["received_ns"].astype("int64") + self._epoch_ns, utc=True)
+        frame.insert(_COLUMNS.index("received"), "received", received)
+        return frame
+
+    def _columns(self) -> list[str]:
+        return [*_COLUMNS, *(f"{name}_us" for name in self.stages)]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def slowest(self, n: int = 10) -> pd.DataFrame:
+        """Return the `n` rows of `frame` that took longest, slowest first."""
+        return self.frame.sort_values("total_us", ascending=False, kind="stable").head(n)
+
+    def by_stage(self) -> pd.DataFrame:
+        """Return one row per stage: mean, median, 99th percentile and maximum in us, and its share of all time."""
+        times = self.frame[[f"{name}_us" for name in self.stages]].set_axis(self.stages, axis="columns")
+        total = self.frame["total_us"].sum()
+        return pd.DataFrame(
+            {
+                "mean_us": times.mean(),
+                "p50_us": times.median(),
+                "p99_us": times.quantile(0.99),
+                "max_us": times.max(),
+                "share": times.sum() / total if total else float("nan"),
+            }
+        ).rename_axis("stage")
+
+    def request(self, which: str | None = None) -> dict[str, Any]:
+        """Return one request as the server tells it, with its batch as ``batch``.
+
+        Parameters
+        ----------
+        which : str, optional
+            An ``id``, or a ``request_id`` (the latest of that name); by default the slowest.
+
+        Raises
+        ------
+        WorkbenchError
+            There is no such request among these.
+        """
+        row = self._requests.get(which) if which is not None else None
+        if row is None and which is None and self._requests:
+            row = max(self._requests.values(), key=lambda each: each["total_us"])
+        if row is None:
+            named = [each for each in self._requests.values() if which is not None and each["request_id"] == which]
+            if not named:
+                raise WorkbenchError(
+                    f"No request {which!r} among the {len(self)} of '{self.model}' that were read."
+                    if which is not None
+                    else f"No request of '{self.model}' was read.",
+                    hint="The server remembers the last ones only; .frame shows their ids.",
+                )
+            row = max(named, key=lambda each: each["received_ns"])
+        return {**row, "batch": self._batches[row["batch"]]}
+
+    def explain(self, which: str | None = None) -> str:
+        """Return the stages of a request as bars of text; `which` and errors as of `request`."""
+        row = self.request(which)
+        scale = _WIDTH / max(row["total_us"], 1e-9)
+        lines = [_title(self.model, row)]
+        at = 0.0
+        for name in self.stages:
+            took = row["stages_us"][name]
+            start = round(at * scale)
+            at += took
+            bar = "█" * (round(at * scale) - start)
+            share = 100 * took / max(row["total_us"], 1e-9)
+            lines.append(f"{name:<12}{took:>12,.1f} us {share:>5.1f} %  |{' ' * start}{bar}".rstrip())
+        lines.append(f"{'total':<12}{row['total_us']:>12,.1f} us")
+        return "\n".join(lines)
+
+    def waterfall(self, which: str | None = None) -> Figure:
+        """Return the same as a picture, with a bar per stage where it lies in time."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # only for those who look
+        from matplotlib.figure import Figure
+
+        row = self.request(which)
+        took = [row["stages_us"][name] for name in self.stages]
+        figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=80)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        starts = [sum(took[:index]) for index in range(len(took))]
+        colours = ["#E69F00" if name.endswith("wait") else "#0072B2" for name in self.stages]
+        axes.barh(self.stages, took, left=starts, color=colours)
+        for name, start, length in zip(self.stages, starts, took, strict=True):
+            right = start + length < 0.8 * row["total_us"]
+            place, align = (start + length, "left") if right else (start, "right")
+            axes.annotate(
+                f"{length:,.1f} us", (place, name), (3 if right else -3, 0), textcoords="offset points",
+                ha=align, va="center", fontsize=8,
+            )  # fmt: skip
+        axes.invert_yaxis()
+        axes.set_xlabel("us since the request was there; orange: waits")
+        axes.set_title(_title(self.model, row), fontsize=9)
+        return figure
+
+    def trace_events(self) -> list[dict[str, Any]]:
+        """Return Chrome trace events of all requests and their batches (see `serving_workbench.profiling.events`)."""
+        from serving_workbench.profiling.events import trace_events
+
+        return trace_events(list(self._requests.values()), list(self._batches.values()), self.stages)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return f"<RequestProfile of '{self.model}': no requests>"
+        shares = self.by_stage()["share"].nlargest(3)
+        told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        middle = self.frame["total_us"].median()
+        return (
+            f"<RequestProfile of '{self.model}': {len(self)} requests in {len(self._batches)} batches, "
+            f"median {middle:,.0f} us in the server; most time: {told}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.slowest().to_html(index=False))
+
+
+def _title(model: str, row: Mapping[str, Any]) -> str:
+    batch = row["batch"]
+    name = row["id"] if row["request_id"] is None else f"{row['id']} ({row['request_id']})"
+    others = batch["requests"] - 1
+    mates = f"with {others} other request{'s' if others != 1 else ''}" if others else "alone"
+    padding = f" and {batch['padding_rows']} of padding" if batch["padding_rows"] else ""
+    return (
+        f"Request {name} of {model} version {row['version']}: {row['total_us']:,.0f} us, in batch {batch['batch']} "
+        f"({batch['reason']}, {batch['rows']} rows{padding}) {mates}"
+    )
