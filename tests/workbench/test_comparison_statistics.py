@@ -275,3 +275,10 @@ def test_a_share_has_clopper_and_pearsons_interval() -> None:
     expected = stats.binomtest(3, 50).proportion_ci(0.95, "exact")
     assert (found.low, found.high) == (expected.low, expected.high)
     assert math.isnan(proportion(0, 0).value)
+
+
+def test_a_metric_of_ones_own_gets_strings_as_the_labels_are() -> None:
+    given = np.array([b"cat", b"cat"], dtype=object)
+    own = scorer(lambda truth, found: float(np.mean(truth == found)))
+    assert own.whole(np.array(["cat", "dog"]), given) == 0.5
+    assert own.whole(np.array([b"cat", b"dog"], dtype=object), given) == 0.5

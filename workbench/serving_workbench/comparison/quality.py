@@ -131,7 +131,7 @@ def scorer(metric: str | Callable[[Any, Any], float], higher_is_better: bool | N
         better = getattr(metric, "higher_is_better", None) if higher_is_better is None else higher_is_better
         if better is None:
             better = not name.endswith(("loss", "error", "deviance"))
-        return Scorer(name, None, lambda y, given: float(metric(y, given)), bool(better))
+        return Scorer(name, None, lambda y, given: float(metric(y, _as_text(given, y))), bool(better))
     if metric == "rmse":
         return Scorer("rmse", None, lambda y, given: math.sqrt(float(_squared(y, given).mean())), False)
     if metric not in PER_ROW:
@@ -160,10 +160,18 @@ def classes_of(given: Array, y: Array | None = None) -> Array:
             return np.asarray((found > 0.5).astype(np.int64))
     if found.ndim != 1:
         raise WorkbenchError(f"An output of shape {list(found.shape)} is no class per row.")
-    if y is not None and found.dtype == object and len(found) and isinstance(found[0], bytes):
-        wanted = np.asarray(y)
-        if wanted.dtype.kind == "U" or (wanted.dtype == object and len(wanted) and isinstance(wanted[0], str)):
-            return np.array([each.decode("utf-8", "replace") for each in found], dtype=object)
+    return found if y is None else _as_text(found, y)
+
+
+def _as_text(given: Array, y: Array) -> Array:
+    """Return strings as `str` where the labels are; all else as it is."""
+    found, wanted = np.asarray(given), np.asarray(y)
+    are_bytes = found.dtype == object and found.ndim == 1 and len(found) and isinstance(found[0], bytes)
+    text_wanted = wanted.dtype.kind == "U" or (
+        wanted.dtype == object and len(wanted) and isinstance(wanted.flat[0], str)
+    )
+    if are_bytes and text_wanted:
+        return np.array([each.decode("utf-8", "replace") for each in found], dtype=object)
     return found
 
 
