@@ -1,13 +1,19 @@
-"""What the stamps of requests cost: ``python -m tests.bench.profiling --models FOLDER [--part stamps] [--blocks 12]``.
+"""What the stamps of requests cost: ``python -m tests.bench.profiling [--part path|stamps] [--models FOLDER]``.
 
-One server, requests of one row for half_plus_two (the smallest model there is) from a closed loop of 64 in flight, over
-gRPC and REST. Blocks with the stamps on and off alternate, in random order within each pair. Compared within the pairs:
-CPU of the front per request, and requests per second; medians with quartiles. Server and load share the machine.
+``path``: the front's way of a request in this process, without sockets and worker (`tests.bench.front_path`), stamps on
+and off in turns: microseconds of CPU, also where a busy machine hides them from the other part.
+
+``stamps``: one server, requests of one row for half_plus_two (the smallest model there is) from a closed loop of 64 in
+flight, over gRPC and REST. Blocks with the stamps on and off alternate, in random order within each pair. Compared
+within the pairs: CPU of the front per request, and requests per second; medians with quartiles. Server and load share
+the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import random
 import statistics as stats
 import tempfile
@@ -15,11 +21,16 @@ from pathlib import Path
 
 import psutil
 
+from serving_server.stamps.ring import Settings
 from serving_workbench.load.testing import loadtest
+from tests.bench.front_path import FrontPath
 from tests.servers import ServerProcess
 
 _MODEL = "half_plus_two"
 _IN_FLIGHT = 64
+
+#: Waves of requests that fill the ring.
+_FILL = 320
 
 
 def _block(server: ServerProcess, protocol: str, seconds: float, *, stamped: bool) -> tuple[float, float]:
@@ -60,18 +71,37 @@ def _stamps(models: Path, blocks: int, seconds: float) -> None:
             print(f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} ({low:.3f} to {high:.3f})")
 
 
-_PARTS = {"stamps": _stamps}
+async def _path(blocks: int) -> None:
+    path = FrontPath()
+    stamps = path.statistics.stamps
+    await path.cpu_us(_FILL)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as the front has them
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(blocks):
+        for stamped in random.Random(number).sample([False, True], 2):
+            stamps.change(Settings(enabled=stamped))
+            await path.cpu_us(_FILL)
+            found[stamped].append(await path.cpu_us(_FILL))
+    path.close()
+    low, middle, high = stats.quantiles([on - off for off, on in zip(found[False], found[True], strict=True)], n=4)
+    print(f"path: {stats.median(found[False]):.1f} us, stamps {middle:+.2f} us ({low:+.2f} to {high:+.2f})")
 
 
 def main() -> None:
     """Print lines of text."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profiling")
-    parser.add_argument("--models", type=Path, required=True, help="folder that `python -m tests.models` has filled")
-    parser.add_argument("--part", choices=_PARTS, default="stamps")
-    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--models", type=Path, help="folder that `python -m tests.models` has filled")
+    parser.add_argument("--part", choices=("path", "stamps"), default="path")
+    parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
-    _PARTS[given.part](given.models.resolve(), given.blocks, given.seconds)
+    if given.part == "path":
+        asyncio.run(_path(given.blocks))
+    elif given.models is None:
+        parser.error("--part stamps needs --models")
+    else:
+        _stamps(given.models.resolve(), given.blocks, given.seconds)
 
 
 if __name__ == "__main__":
