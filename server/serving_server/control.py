@@ -43,7 +43,7 @@ from serving_server.stamps.rows import requests_json
 from serving_server.traffic import exposure_pages
 from serving_server.traffic.ramp_plan import RampPlan
 from serving_server.traffic.wish import Wish as TrafficWish
-from serving_server.version_profiles import OpWish, profile_ops
+from serving_server.version_profiles import MemoryWish, OpWish, profile_memory, profile_ops, startup
 
 __all__ = ["API_VERSION", "Control"]
 
@@ -127,6 +127,8 @@ class Control:
             ("POST", model + "/warmup", self._post_warmup),
             ("POST", model + "/service_times", self._post_service_times),
             ("POST", model + r"/versions/(?P<version>\d{1,19})/profile/ops", self._post_profile_ops),
+            ("POST", model + r"/versions/(?P<version>\d{1,19})/profile/memory", self._post_profile_memory),
+            ("GET", model + r"/versions/(?P<version>\d{1,19})/profile/startup", self._get_profile_startup),
             ("GET", model + "/live", self._get_live),
             ("GET", model + "/profile/requests", self._get_requests),
             ("PUT", model + "/profile/requests", self._put_requests),
@@ -139,7 +141,9 @@ class Control:
         task = asyncio.get_running_loop().create_task(self._respond(request, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not request.target.partition("?")[0].endswith(("/warmup", "/service_times", "/profile/ops")):
+        if not request.target.partition("?")[0].endswith(
+            ("/warmup", "/service_times", "/profile/ops", "/profile/memory")
+        ):
             return None  # what changes models goes on when its client goes away
 
         def cancel() -> None:
@@ -349,6 +353,14 @@ class Control:
         known = {field.name for field in dataclasses.fields(OpWish)}
         wish = OpWish.from_json(_fields(body, known))
         return await profile_ops(self._catalog.served(name, int(version)), wish)
+
+    async def _post_profile_memory(self, body: Any, name: str, version: str) -> _Result:
+        known = {field.name for field in dataclasses.fields(MemoryWish)}
+        wish = MemoryWish.from_json(_fields(body, known))
+        return await profile_memory(self._catalog.served(name, int(version)), wish)
+
+    async def _get_profile_startup(self, body: Any, name: str, version: str) -> _Result:
+        return startup(self._catalog.served(name, int(version)))
 
     def _batching_json(self, name: str) -> dict[str, Any] | None:
         self._catalog.policy(name)

@@ -58,7 +58,7 @@ class WorkerProfiles:
         Parameters
         ----------
         op : str
-            ``profile_ops``.
+            ``profile_ops``, ``profile_memory``.
         fields : mapping
             What the worker shall do.
 

@@ -91,6 +91,9 @@ class ServedVersion:
         self._loads = loads
         self._step = ""
         self._step_since = 0.0
+        #: Where the time of the load went; None until it is loaded (`serving_server.version_profiles.startup`).
+        self.startup: dict[str, Any] | None = None
+        self._load_began = 0
         #: Profiles that its worker is asked for.
         self.profiles = WorkerProfiles(self._tell)
         self._loop = asyncio.get_running_loop()
@@ -126,6 +129,7 @@ class ServedVersion:
 
     async def _load(self, batching: BatchingParameters | None, on_step: Callable[[str], None]) -> None:
         self._on_step = on_step
+        self._load_began = time.monotonic_ns()
         self._scheduler = scheduler = Scheduler(
             batching, self.statistics, self._idle.set, unbatched=self._options.lanes, version=self.version
         )
@@ -178,6 +182,7 @@ class ServedVersion:
             self._next_step(message["step"])
         elif event == "ready":
             self._count_warmup(StatusCode.OK, message["warmup_records"])
+            self._note_startup(message)
             self.frozen = tuple(message["frozen"])
             self.signature_defs = SignatureDefMap.FromString(base64.b64decode(message["signatures"]))
             try:
@@ -191,6 +196,33 @@ class ServedVersion:
             self.profiles.told(message)
         elif event == "failed":
             self._fail_load(ServingError(message["message"], StatusCode(message["code"])))
+
+    def _note_startup(self, message: Message) -> None:
+        told = message["startup"]
+        self.startup = {
+            "steps": [
+                ("fork", told["began_ns"] - self._load_began),
+                *map(tuple, told["laps"]),
+                ("answer", time.monotonic_ns() - told["ended_ns"]),
+            ],
+            "variable_bytes": message["variable_bytes"],
+            "warmup_records": message["warmup_records"],
+        }
+
+    @property
+    def first_run_ns(self) -> int | None:
+        """How long its first run of requests took in the graph; None before it."""
+        return None if self._scheduler is None else self._scheduler.first_run_ns
+
+    @property
+    def later_runs(self) -> tuple[int, int]:
+        """Runs of requests after the first one, and their time in the graph in ns."""
+        if self._scheduler is None or self._scheduler.first_run_ns is None:
+            return 0, 0
+        # The counters go on over restarts of the worker; the scheduler does not.
+        runs, run_ns = self._scheduler.counted_before
+        stages = self.statistics.stages
+        return sum(stages.reasons) - runs - 1, stages.run - run_ns - self._scheduler.first_run_ns
 
     def _tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         assert self._control is not None, "not loaded"

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from serving_server.available_memory import available_bytes
 from serving_server.errors import InvalidArgumentError
 from serving_server.servable import ServedVersion
 from serving_server.wire.messages import PredictRequest
 
-__all__ = ["MAX_LIVE_SECONDS", "MAX_SECONDS", "OpWish", "profile_ops"]
+__all__ = ["MAX_LIVE_SECONDS", "MAX_SECONDS", "MemoryWish", "OpWish", "profile_memory", "profile_ops", "startup"]
 
 #: Of one profile: batches, rows of a batch, seconds; seconds of live traffic, all of whose ops are traced.
 MAX_BATCHES: Final = 10_000
@@ -69,7 +70,7 @@ class OpWish:
     signature: str = ""
     request: str | None = None
     seconds: float = _SECONDS
-    busy: float = 0.2
+    busy: float = 0.1
     live: bool = False
     trace: bool = False
 
@@ -91,9 +92,7 @@ class OpWish:
                 raise InvalidArgumentError(
                     f"{name} is {fields[name]!r}; it must be a whole number from {least} to {most}"
                 )
-        sizes = fields.get("sizes", [])
-        if not isinstance(sizes, list) or not all(type(each) is int and 1 <= each <= MAX_ROWS for each in sizes):
-            raise InvalidArgumentError(f"sizes must be a list of whole numbers from 1 to {MAX_ROWS}")
+        sizes = _sizes(fields)
         for name in ("live", "trace"):
             if not isinstance(fields.get(name, False), bool):
                 raise InvalidArgumentError(f"{name} is {fields[name]!r}; it must be true or false")
@@ -104,15 +103,47 @@ class OpWish:
                 raise InvalidArgumentError(f"{own[0]} is of runs that the profile makes; live traffic is only watched")
         _check_number(fields, "seconds", 0, MAX_LIVE_SECONDS if live else MAX_SECONDS)
         _check_number(fields, "busy", _LEAST_BUSY, 1.0)
-        if not isinstance(fields.get("signature", ""), str):
-            raise InvalidArgumentError(f"signature is {fields['signature']!r}; it must be a name")
-        if "request" in fields:
-            try:
-                PredictRequest.FromString(base64.b64decode(fields["request"], validate=True))
-            except (TypeError, ValueError, DecodeError):
-                raise InvalidArgumentError("request must be a serialized PredictRequest in base64") from None
+        _check_rows(fields)
         seconds = float(fields.get("seconds", _LIVE_SECONDS if live else _SECONDS))
-        return cls(**{**fields, "sizes": tuple(sizes), "seconds": seconds})
+        return cls(**{**fields, "sizes": sizes, "seconds": seconds})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MemoryWish:
+    """What memory to measure: `sizes`, `signature` and `request` as in `OpWish`."""
+
+    sizes: tuple[int, ...] = (1, 8, 32)
+    signature: str = ""
+    request: str | None = None
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> MemoryWish:
+        """Return the wish of a request's fields.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Naming the field that is wrong.
+        """
+        _check_rows(fields)
+        return cls(**{**fields, "sizes": _sizes(fields) or (1, 8, 32)})
+
+
+def _sizes(fields: dict[str, Any]) -> tuple[int, ...]:
+    sizes = fields.get("sizes", [])
+    if not isinstance(sizes, list) or not all(type(each) is int and 1 <= each <= MAX_ROWS for each in sizes):
+        raise InvalidArgumentError(f"sizes must be a list of whole numbers from 1 to {MAX_ROWS}")
+    return tuple(sizes)
+
+
+def _check_rows(fields: dict[str, Any]) -> None:
+    if not isinstance(fields.get("signature", ""), str):
+        raise InvalidArgumentError(f"signature is {fields['signature']!r}; it must be a name")
+    if "request" in fields:
+        try:
+            PredictRequest.FromString(base64.b64decode(fields["request"], validate=True))
+        except (TypeError, ValueError, DecodeError):
+            raise InvalidArgumentError("request must be a serialized PredictRequest in base64") from None
 
 
 def _check_number(fields: dict[str, Any], name: str, least: float, most: float) -> None:
@@ -151,3 +182,58 @@ async def profile_ops(served: ServedVersion, wish: OpWish) -> bytes:
     profile = await served.profiles.ask("profile_ops", dataclasses.asdict(wish))
     head = {"model": served.model, "version": served.version, "requests": served.statistics.stages.requests - before}
     return json.dumps(head).encode()[:-1] + b', "profile": ' + profile + b"}"
+
+
+async def profile_memory(served: ServedVersion, wish: MemoryWish) -> bytes:
+    """Find out what a version's weights and runs take of the memory, and return JSON.
+
+    Returns
+    -------
+    bytes
+        An object with ``model``, ``version``, ``available_bytes`` (of the machine, or what a control group leaves),
+        ``batching`` (parameters in force, or null) and ``profile``:
+
+        - ``source``, ``signature``, ``batched``, ``frozen``, ``failed`` as of `profile_ops`;
+        - ``resident_bytes`` of the worker before;
+        - ``weights``: objects with ``name``, ``kind`` (``variable``, ``constant``), ``dtype``, ``shape``, ``bytes``,
+          ``used`` (by any signature);
+        - ``sizes``: objects with ``rows``, ``peak_bytes`` (the most that the ops of a run held at once, outputs
+          included), ``input_bytes``, ``output_bytes``;
+        - ``ops``: objects with ``name``, ``type``, ``total_bytes``, ``peak_bytes`` that an op asked for in a run of the
+          largest size.
+
+    Raises
+    ------
+    ServingError
+        As of `profile_ops`.
+    """
+    available = available_bytes()
+    profile = await served.profiles.ask("profile_memory", dataclasses.asdict(wish))
+    head = {
+        "model": served.model,
+        "version": served.version,
+        "available_bytes": available,
+        "batching": None if served.batching is None else served.batching.to_json(),
+    }
+    return json.dumps(head).encode()[:-1] + b', "profile": ' + profile + b"}"
+
+
+def startup(served: ServedVersion) -> dict[str, Any]:
+    """Return where the time of a version's load went, and what its first requests paid.
+
+    Returns
+    -------
+    dict
+        ``model``, ``version``; ``steps``: pairs of name and ns, in order, which add up to the whole load;
+        ``variable_bytes`` on disk (null of a remote place), ``warmup_records``; ``first_run_ns``: in the graph, of the
+        first run of requests, null before it; ``later_run_ns``: mean of later ones, null without any.
+    """
+    assert served.startup is not None, "not loaded"
+    runs, run_ns = served.later_runs
+    return {
+        "model": served.model,
+        "version": served.version,
+        **served.startup,
+        "first_run_ns": served.first_run_ns,
+        "later_run_ns": run_ns / runs if runs > 0 else None,
+    }

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder that `python -m tests.models` has filled")
     parser.add_argument("--rate", type=float, default=300.0)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--busy", type=float, default=0.2)
+    parser.add_argument("--busy", type=float, default=0.1)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0)
     with tempfile.TemporaryDirectory() as folder:

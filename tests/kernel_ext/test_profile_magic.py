@@ -33,3 +33,18 @@ def test_help_completion_and_what_is_wrong(session: Session, half: str) -> None:
         "%profile: --rows is of its own runs; --live only watches."
     )
     assert "does not serve a model 'nix'" in session.error(f"%profile nix --instance {half}")
+
+
+def test_memory_and_startup(session: Session, half: str) -> None:
+    memory = session.run(f"%profile memory half --instance {half} --sizes 1,2,4")
+    assert memory.ops_data is None
+    assert memory.memory["rows"].tolist() == [1, 2, 4]
+    assert sorted(memory.variables["name"]) == ["a", "b"]
+    startup = session.run(f"%profile startup --instance {half}")
+    assert startup.model == "half"
+    assert "freeze" in startup.startup["step"].tolist()
+    assert session.error(f"%profile startup half --instance {half} --sizes 1") == (
+        "%profile startup: --sizes is not of this."
+    )
+    assert "%profile memory: --live is not of this." in session.error(f"%profile memory half --live --instance {half}")
+    assert "takes one model" in session.error(f"%profile half other --instance {half}")

@@ -167,3 +167,53 @@ def test_what_is_wrong_is_named(served: sw.ServedModel, warm: str, source: Calla
     examples = sw.serve(source("examples"), name, instance=warm, progress=False)
     with pytest.raises(WorkbenchError, match=r"only drawn to fit its signature.*data=X"):
         sw.profile(examples)
+
+
+def test_memory_in_words_and_what_it_warns_of(result: sw.ProfileResult) -> None:
+    assert result.variables.set_index("name").loc["heavy", "bytes"] == 512 * 4096 * 4
+    assert result.variables["share"].sum() == pytest.approx(1.0)
+    row = 4096 * 4 + 32 * 4 + 512 * 4  # outputs of both products, and the input
+    assert result.memory["bytes_per_row"].tolist() == [row, row]
+    found = result.memory_fit
+    assert found is not None
+    assert found.per_row == pytest.approx(row)
+    assert found.fixed == pytest.approx(0, abs=1)
+    text = result.summary()
+    assert "the largest heavy with 8.4 MB" in text
+    assert "18.6 KB per row" in text
+    assert "Most of it is asked for by heavy_product (MatMul)" in text
+    tight = copy.copy(result)
+    tight.memory_data = copy.deepcopy(result.memory_data)
+    assert tight.memory_data is not None
+    tight.memory_data["batching"] = {"max_batch_size": 1000, "num_batch_threads": 4}
+    tight.memory_data["available_bytes"] = 40 * row
+    first = tight.advice[0]
+    assert first.startswith("WARNING: 4 batch threads with 1000 rows each take 74.2 MB at once")
+    assert "Set max_batch_size to 10 at most" in first or "to 9 at most" in first
+    tight.memory_data["available_bytes"] = 5000 * row
+    assert any("are available." in sentence for sentence in tight.advice)
+    assert "WARNING" not in tight.summary()
+
+
+def test_a_load_in_steps(served: sw.ServedModel, result: sw.ProfileResult) -> None:
+    served.predict(np.ones((1, 512), np.float32), version=1)
+    served.predict(np.ones((1, 512), np.float32), version=1)
+    found = sw.profile(served, 1, parts=["startup"])
+    assert found.startup["step"].tolist()[:2] == ["fork", "op libraries"]
+    assert found.startup["share"].sum() == pytest.approx(1.0)
+    text = found.summary()
+    assert "The load took" in text
+    assert "The first run took" in text
+    assert "no recorded warm-up" in text
+    assert "Ops" not in text
+    assert found.ops.empty
+    assert found.types.empty
+    assert len(found.memory) == len(found.variables) == 0
+    for call in (found.chrome_trace, found.to_tensorboard):
+        with pytest.raises(WorkbenchError):
+            call("nix")
+    with pytest.raises(WorkbenchError, match="has no ops"):
+        found.compare(result)
+    assert "restore variables" in found._repr_html_()
+    with pytest.raises(WorkbenchError, match="parts='ops'"):
+        sw.profile(served, parts="ops")

@@ -266,6 +266,15 @@ class ControlClient:
         """Change which requests are remembered: ``enabled``, ``every``, ``capacity``; return all of them."""
         return dict(self.request("PUT", f"{_model(name)}/profile/requests", settings))
 
+    def profile_memory(self, name: str, version: int, **wish: Any) -> dict[str, Any]:
+        """What a version's weights and runs take of the memory; `wish` as the server's route takes it. Waits."""
+        path = f"{_model(name)}/versions/{version}/profile/memory"
+        return dict(self.request("POST", path, wish, patience=120.0))
+
+    def profile_startup(self, name: str, version: int) -> dict[str, Any]:
+        """Where the time of a version's load went."""
+        return dict(self.request("GET", f"{_model(name)}/versions/{version}/profile/startup"))
+
     def live(self, name: str) -> dict[str, Any]:
         """What a dashboard shows: ``version`` that answers, ``batching``, ``statistics`` of that version."""
         return dict(self.request("GET", f"{_model(name)}/live"))

@@ -85,6 +85,10 @@ class Scheduler:
         self._most_running = self._allowed(parameters)
         self._statistics = statistics
         self._version = version
+        #: Of the first run that was answered, in the graph.
+        self.first_run_ns: int | None = None
+        #: Runs, and their time in the graph, that the counters already held then.
+        self.counted_before = (0, 0)
         self._on_idle = on_idle
         self._lanes: list[FrontLane] = []
         self._free: list[FrontLane] = []
@@ -361,6 +365,9 @@ class Scheduler:
             except ServingError as error:
                 self._finish(batch, error)
                 return
+        if self.first_run_ns is None:
+            self.first_run_ns = answer.run_ns
+            self.counted_before = sum(self._statistics.stages.reasons), self._statistics.stages.run
         self._statistics.stages.add(
             batch.reason, len(batch.tasks), batch.assembly_ns, came - batch.sent_ns, answer.run_ns
         )

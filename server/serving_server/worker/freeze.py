@@ -126,12 +126,17 @@ def _key(signature: Signature) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return feeds, tuple(spec.tensor_name for spec in signature.outputs.values())
 
 
-def frozen_callable(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Callable[..., list[Any]]:
-    """Return a frozen session's function from arrays to arrays, in the order of `feeds` and `fetches`."""
+def frozen_callable(
+    session: Any, feeds: Sequence[str], fetches: Sequence[str], run_options: Any = None
+) -> Callable[..., list[Any]]:
+    """Return a frozen session's function from arrays to arrays, in the order of `feeds` and `fetches`.
+
+    `run_options`, a `tensorflow.RunOptions`, are of each of its runs.
+    """
     # What `unfused_products` tells is of oneDNN.
     on_cpu = all(device.device_type == "CPU" for device in session.list_devices())
     targets = unfused_products(session.graph, set(fetches)) if on_cpu else []
-    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
+    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets, run_options=run_options)
     made: Callable[..., list[Any]] = session._make_callable_from_options(options)
     return made
 

@@ -11,14 +11,14 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from serving_server.channel.buffers import SharedBuffer
 from serving_server.channel.lines import BlockingLines
 from serving_server.errors import ServingError
-from serving_server.place import to_place
+from serving_server.place import Place, to_place
 from serving_server.signatures import INIT_SIGNATURES, Signature, parse_signatures
 from serving_server.tensors import Array
 from serving_server.worker import files, warmup
@@ -27,6 +27,7 @@ from serving_server.worker.model import Model, as_serving_error, load_op_librari
 from serving_server.worker.profile_inputs import Loaded
 from serving_server.worker.profiler import Profiler
 from serving_server.worker.runner import Runner
+from serving_server.worker.startup import Stopwatch
 
 __all__ = ["run"]
 
@@ -68,31 +69,36 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     # end this process.
     watcher = threading.Thread(target=_watch, args=(control, additions, loaded, profiler), name="control", daemon=True)
     watcher.start()
-    started = time.monotonic()
+    stopwatch = Stopwatch()
     path = to_place(spec["path"])
     try:
         control.send({"event": "step", "step": "load"})
         session_config = base64.b64decode(spec["session"])
         load_op_libraries(spec["op_libraries"])
+        stopwatch.lap("op libraries")
         model: Runner
         if spec["tflite"] and files.exists(path / "model.tflite"):
             from serving_server.worker.tflite import TfliteModel  # few servers have one
 
             model = TfliteModel(path, session_config)
+            stopwatch.lap("read model")
         else:
-            model = Model(path, spec["tags"], session_config)
+            model = Model(path, spec["tags"], session_config, stopwatch)
         definitions = model.signature_defs()
         signatures = parse_signatures(definitions.signature_def)
         requests: list[warmup.WarmupRequest] = []
         if spec["warmup"]:
             check = spec["check_method_names"]
             requests = warmup.read(signatures, definitions.signature_def, path, check_method_names=check)
+        stopwatch.lap("read warmup")
         frozen: tuple[str, ...] = ()
         if spec["freeze"] and isinstance(model, Model):
             frozen = _freeze(model, signatures, requests)
+        stopwatch.lap("freeze")
         control.send({"event": "step", "step": "warmup"})
         warmup.replay(model, requests, spec["warmup_iterations"])
         if requests:
+            stopwatch.lap("warm up")
             log.info("replayed %d warmup records of %s %d times", len(requests), path, spec["warmup_iterations"])
     except Exception as error:
         known = as_serving_error(error)
@@ -108,11 +114,13 @@ def run(spec: dict[str, Any], fds: list[int]) -> int:
     profiler.attach(
         model, Loaded(signatures, definitions.signature_def, path, check_method_names=spec["check_method_names"])
     )
+    stopwatch.lap("hand over")
     control.send(
         {
             "event": "ready",
             "frozen": list(frozen),
-            "seconds": time.monotonic() - started,
+            "startup": stopwatch.to_json(),
+            "variable_bytes": _variable_bytes(path),
             "warmup_records": len(requests),
             "signatures": base64.b64encode(definitions.SerializeToString()).decode(),
         }
@@ -140,6 +148,13 @@ def _freeze(
         if name not in INIT_SIGNATURES:
             log.info('signature "%s" is not frozen: %s', name, reason)
     return frozen.signatures
+
+
+def _variable_bytes(path: Place) -> int | None:
+    """Return the size of the files of variables, in bytes; None of a remote place, as asking takes a while."""
+    if not isinstance(path, Path):
+        return None
+    return sum(file.stat().st_size for file in (path / "variables").glob("variables.data-*"))
 
 
 def _trim() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from serving_server.wire.messages import SignatureDefMap
 from serving_server.worker import files
 from serving_server.worker.freeze import Frozen, freeze, frozen_callable
 from serving_server.worker.runner import Runnable
+from serving_server.worker.startup import Stopwatch
 from serving_server.worker.statefulness import keeps_feeds
 
 __all__ = ["Model", "as_serving_error", "check_folder", "load_op_libraries"]
@@ -143,6 +144,8 @@ class Model:
         Exact tag set of the MetaGraphDef.
     session_config : bytes
         A serialized `tensorflow.ConfigProto` (see `serving_server.session_options`).
+    watch : Stopwatch, optional
+        Its laps: ``read graph``, ``restore variables``, ``initialize``.
 
     Raises
     ------
@@ -150,7 +153,8 @@ class Model:
         When it cannot be loaded, naming the folder.
     """
 
-    def __init__(self, path: Place, tags: Sequence[str], session_config: bytes) -> None:
+    def __init__(self, path: Place, tags: Sequence[str], session_config: bytes, watch: Stopwatch | None = None) -> None:
+        watch = watch or Stopwatch()
         if isinstance(path, Path):
             check_folder(path)
         else:
@@ -164,7 +168,15 @@ class Model:
         self.session = tf.compat.v1.Session(graph=self.graph, config=self.config)
         try:
             with self.graph.as_default():
-                self._meta_graph = SavedModelLoader(str(path)).load(self.session, list(tags))
+                # What the loader's `load` does, in its steps; it would read the file twice.
+                loader = SavedModelLoader(str(path))
+                saver, _ = loader.load_graph(self.graph, list(tags))
+                watch.lap("read graph")
+                loader.restore_variables(self.session, saver)
+                watch.lap("restore variables")
+                loader.run_init_ops(self.session, list(tags))
+                self._meta_graph = loader.get_meta_graph_def_from_tags(list(tags))
+                watch.lap("initialize")
         except Exception as error:
             self.session.close()
             known = as_serving_error(error)
@@ -182,6 +194,11 @@ class Model:
         for name, definition in self._meta_graph.signature_def.items():
             signatures.signature_def[name].ParseFromString(definition.SerializeToString())
         return signatures
+
+    @property
+    def restore_op(self) -> str:
+        """Name of the op that restores all variables; empty when there are none."""
+        return str(self._meta_graph.saver_def.restore_op_name)
 
     def freeze(self, signatures: Mapping[str, Signature], samples: Mapping[str, Sequence[dict[str, Array]]]) -> Frozen:
         """Answer from a graph with constants in place of variables, where `worker.freeze` can prove it equal.
@@ -203,6 +220,33 @@ class Model:
             signature = signatures[name]
             for spec in (*signature.inputs.values(), *signature.outputs.values()):
                 self._frozen_tensors.add(spec.tensor_name)
+
+    def traced(self, feeds: Sequence[str], fetches: Sequence[str]) -> Callable[..., Any]:
+        """Return a function from arrays to the `RunMetadata` of a run with full trace, in which they are computed.
+
+        Each call of this makes another one, which of a frozen signature holds the weights once more.
+
+        Raises
+        ------
+        ServingError
+            When the graph has no such tensor.
+        """
+        options = config_pb2.RunOptions(trace_level=config_pb2.RunOptions.FULL_TRACE)
+        try:
+            if self.frozen is not None and self._frozen_tensors.issuperset((*feeds, *fetches)):
+                made = frozen_callable(self.frozen.session, feeds, fetches, options)
+            else:
+                callable_options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, run_options=options)
+                made = self.session._make_callable_from_options(callable_options)
+        except Exception as error:
+            raise as_serving_error(error) from error
+
+        def run(*arrays: Any) -> Any:
+            metadata = config_pb2.RunMetadata()
+            made(*arrays, run_metadata=metadata)
+            return metadata
+
+        return run
 
     def runnable(self, feeds: Sequence[str], fetches: Sequence[str]) -> tuple[Runnable, bool]:
         """Return a function from arrays (in the order of `feeds`) to arrays, and whether it may keep its feeds.

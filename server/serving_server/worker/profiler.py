@@ -17,6 +17,7 @@ import tensorflow as tf
 from serving_server.channel.buffers import SharedBuffer
 from serving_server.channel.lines import BlockingLines
 from serving_server.errors import AlreadyExistsError, FailedPreconditionError, UnimplementedError
+from serving_server.worker.memory_profile import profile_memory
 from serving_server.worker.model import Model, as_serving_error
 from serving_server.worker.op_profile import collect, profile_ops
 from serving_server.worker.profile_inputs import Loaded
@@ -59,8 +60,8 @@ class Profiler:
         ----------
         request : dict
             ``op``, ``id``, and of a trace (``profile``) ``seconds``, ``path`` of the file to write (what TensorFlow's
-            file system layer knows, as ``gs://``) and ``options``, the tracers' levels; of a profile of ops
-            (``profile_ops``) what `serving_server.version_profiles` asks for.
+            file system layer knows, as ``gs://``) and ``options``, the tracers' levels; of a profile of ops or
+            memory (``profile_ops``, ``profile_memory``) what `serving_server.version_profiles` asks for.
         fds : list of int
             The buffer for the result as JSON; none for a trace.
         """
@@ -108,6 +109,7 @@ class Profiler:
 #: What makes a profile, by the message that asks for it.
 _KINDS: Final[dict[str, Callable[[Model, Loaded, dict[str, Any], threading.Event], dict[str, Any]]]] = {
     "profile_ops": profile_ops,
+    "profile_memory": profile_memory,
 }
 
 

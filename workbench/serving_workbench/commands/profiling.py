@@ -1,4 +1,4 @@
-"""`profile`: where the time of a model's runs goes."""
+"""`profile`: where the time and the memory of a model go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import serving_workbench as sw
 from serving_workbench.commands import kinds
-from serving_workbench.commands.command import Command, Place, add_instance, add_model, chosen_model
+from serving_workbench.commands.command import Command, Place, add_instance, handle, named_or_only
 from serving_workbench.commands.parser import Parser
 from serving_workbench.errors import CommandLineError
 
@@ -16,6 +16,8 @@ __all__ = ["PROFILE"]
 
 _EXAMPLES: Final = """\
     %profile digits                 ops by their time, run time by batch size, and what to do about it
+    %profile memory digits          its weights, what a run takes by batch size, and whether that fits
+    %profile startup digits         where the time of its load went, and what the first request paid
     %profile digits --version 2 --batches 100 --data X_test
     %profile digits --live --for 5s
                                     the runs of live requests instead of runs of its own
@@ -26,7 +28,13 @@ _EXAMPLES: Final = """\
 
 
 def _arguments(parser: Parser) -> None:
-    add_model(parser)
+    parser.add(
+        "words",
+        nargs="*",
+        role="model",
+        metavar="[memory|startup] MODEL",
+        help="what to look at (ops, and both of them in brief); a served model, not needed when there is only one",
+    )
     parser.add("--version", kind=kinds.text, role="version", metavar="V", help="number or label (the serving one)")
     parser.add("--batches", kind=kinds.whole, metavar="N", help="runs to trace (50)")
     parser.add("--sizes", kind=_sizes, metavar="LIST", help="batch sizes whose run time is measured (1,8,32)")
@@ -45,9 +53,18 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(arguments: argparse.Namespace, place: Place) -> Any:
-    model = chosen_model(arguments, place, "profile")
     spelled = place.spelled("profile")
+    part, name = _words(arguments.words, spelled)
+    model = handle(named_or_only(name, arguments.instance, spelled), arguments.instance)
     options: dict[str, Any] = {}
+    if part is not None:
+        options["parts"] = (part,)
+        of_ops = {"batches": "batches", "rows": "rows", "trace": "trace", "tensorboard": "tensorboard", "live": "live"}
+        of_ops["seconds"] = "for"
+        more = {} if part == "memory" else {"sizes": "sizes", "data": "data", "signature": "signature"}
+        for field, flag in (of_ops | more).items():
+            if getattr(arguments, field):
+                raise CommandLineError(f"{spelled} {part}: --{flag} is not of this.")
     named = {"batches": "batches", "sizes": "batch_sizes", "rows": "batch_size", "signature": "signature"}
     for flag, name in named.items():
         if getattr(arguments, flag) is not None:
@@ -73,13 +90,21 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
     return result
 
 
+def _words(words: list[str], spelled: str) -> tuple[str | None, str | None]:
+    """Return the part, and the model's name."""
+    part = words.pop(0) if words and words[0] in {"memory", "startup"} else None
+    if len(words) > 1:
+        raise CommandLineError(f"{spelled} takes one model; given {' '.join(words)}.")
+    return part, words[0] if words else None
+
+
 def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(kinds.whole(each) for each in kinds.text(value).split(","))
 
 
 PROFILE = Command(
     "profile",
-    "Find out where the time of a model's runs goes, op by op.",
+    "Find out where the time and the memory of a model's runs go, op by op, and what its load took.",
     _arguments,
     _run,
     magic="profile",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from serving_workbench.profiling import memory, startup
 from serving_workbench.profiling.operations import FRAMEWORK
 
 if TYPE_CHECKING:
@@ -28,8 +29,20 @@ def percent(share: float) -> str:
 
 def advice(result: ProfileResult) -> list[str]:
     """Return sentences, the most telling first."""
-    found = [*_ops(result), *_sizes(result), *_rows(result)]
-    return [sentence for sentence in found if sentence]
+    found = []
+    if result.memory_data is not None:
+        found += memory.sentences(
+            result.memory_data["profile"],
+            result.memory_fit,
+            available=result.memory_data["available_bytes"],
+            batching=result.memory_data["batching"],
+        )
+    if result.startup_data is not None:
+        found += startup.sentences(result.startup_data)
+    if result.ops_data is not None:
+        found = [*_ops(result), *_sizes(result, result.ops_data), *_rows(result.ops_data), *found]
+    # What may break the server comes first.
+    return sorted(found, key=lambda sentence: not sentence.startswith("WARNING"))
 
 
 def _ops(result: ProfileResult) -> list[str]:
@@ -56,7 +69,7 @@ def _ops(result: ProfileResult) -> list[str]:
     return found
 
 
-def _sizes(result: ProfileResult) -> list[str]:
+def _sizes(result: ProfileResult, data: dict[str, Any]) -> list[str]:
     sizes = result.batch_sizes
     found = []
     if len(sizes) > 1:
@@ -70,14 +83,13 @@ def _sizes(result: ProfileResult) -> list[str]:
             )
         else:
             found.append(f"Larger batches are hardly cheaper per row ({costs}): batching gains little.")
-    failed: dict[str, Any] | None = result.ops_data.get("failed")
+    failed: dict[str, Any] | None = data.get("failed")
     if failed is not None:
         found.append(f"A batch of {failed['rows']} fails: {failed['message'].splitlines()[0]}")
     return found
 
 
-def _rows(result: ProfileResult) -> list[str]:
-    data = result.ops_data
+def _rows(data: dict[str, Any]) -> list[str]:
     found = []
     if data["source"] == "live":
         found.append("Runs of live requests were watched; their sizes are whatever clients sent.")

@@ -35,6 +35,9 @@ class ProfileComparison:
     """
 
     def __init__(self, a: ProfileResult, b: ProfileResult) -> None:
+        for each in (a, b):
+            if each.ops_data is None:
+                raise WorkbenchError(f"The profile of {_name(each)} has no ops: they were not looked at.")
         if a.rows != b.rows:
             raise WorkbenchError(
                 f"The runs of {_name(a)} are of {_rows(a)}, those of {_name(b)} of {_rows(b)}.",

@@ -22,6 +22,9 @@ __all__ = ["compare_profiles", "profile"]
 #: Rows of `data` that travel: they are repeated anyway.
 _MOST_ROWS: Final = 64
 
+#: Of what there is to see.
+PARTS: Final = ("ops", "memory", "startup")
+
 _SECONDS: Final = 20.0
 _LIVE_SECONDS: Final = 2.0
 
@@ -36,12 +39,13 @@ def profile(
     data: object = None,
     signature: str | None = None,
     seconds: float | None = None,
-    busy: float = 0.2,
+    busy: float = 0.1,
     live: bool = False,
+    parts: Sequence[str] = PARTS,
     trace: bool = True,
     instance: str | None = None,
 ) -> ProfileResult:
-    """Find out where the time of a model's runs goes, op by op, and what a row costs by batch size.
+    """Find out where the time and the memory of a model's runs go, what a row costs by batch size, what the load took.
 
     The worker of that version makes runs of its own beside the requests that it answers, and TensorFlow's tracer
     watches half of them; the other half tells what the tracing costs. Nobody loses a request, and other versions are
@@ -69,6 +73,9 @@ def profile(
         Part of the time in which the profile's own runs may keep a processor busy. With less, others notice less of it.
     live : bool
         Watch the runs of live requests instead, whatever their sizes.
+    parts : sequence of str
+        What to look at: ``ops`` (with run times by batch size), ``memory`` (weights, and what a run takes by batch
+        size; not with `live`), ``startup`` (where the time of the load went).
     trace : bool
         Keep TensorFlow's own trace, for `ProfileResult.to_tensorboard`.
     instance : str, optional
@@ -84,27 +91,37 @@ def profile(
         There is no such version or signature, the rows do not fit, another profile of the version is running.
     ServerNotRunningError, ModelNotServedError
     """
+    _check_parts(parts)
     model = _handle(model, instance)
     number = _version(model, version)
+    found = ProfileResult(model.name, number, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    control = model.server.control
     seconds = seconds if seconds is not None else _LIVE_SECONDS if live else _SECONDS
     wish: dict[str, Any] = {"live": live, "trace": trace, "seconds": seconds}
+    rows: dict[str, Any] = {}
     if live:
         if data is not None or signature is not None or batch_size is not None:
             raise WorkbenchError("live=True watches requests as they come: data, signature and batch_size say nothing.")
     else:
-        wish |= {"batches": batches, "sizes": _sizes(batch_sizes), "busy": busy}
+        wish |= {"batches": batches, "busy": busy}
+        rows["sizes"] = _sizes(batch_sizes)
         if batch_size is not None:
             wish["batch_size"] = batch_size
         chosen = _signature(model, number, signature)
-        wish["signature"] = chosen.name
+        rows["signature"] = chosen.name
         if data is not None:
-            wish["request"] = _request(data, chosen)
+            rows["request"] = _request(data, chosen)
     try:
-        answer = model.server.ask(lambda: model.server.control.profile_ops(model.name, number, **wish))
+        if "ops" in parts:
+            answer = model.server.ask(lambda: control.profile_ops(model.name, number, **wish, **rows))
+            found.ops_data, found.requests = answer["profile"], answer["requests"]
+        if "memory" in parts and not live:
+            found.memory_data = model.server.ask(lambda: control.profile_memory(model.name, number, **rows))
+        if "startup" in parts:
+            found.startup_data = model.server.ask(lambda: control.profile_startup(model.name, number))
     except ControlError as error:
         raise _in_words(error, model.name, number) from error
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return ProfileResult(model.name, number, date, ops_data=answer["profile"], requests=answer["requests"])
+    return found
 
 
 def compare_profiles(a: ProfileResult, b: ProfileResult) -> ProfileComparison:
@@ -116,6 +133,11 @@ def compare_profiles(a: ProfileResult, b: ProfileResult) -> ProfileComparison:
         Their runs were of different sizes.
     """
     return ProfileComparison(a, b)
+
+
+def _check_parts(parts: Any) -> None:
+    if isinstance(parts, str) or not parts or not set(parts) <= set(PARTS):
+        raise WorkbenchError(f"parts={parts!r} must be some of {', '.join(map(repr, PARTS))}.")
 
 
 def _handle(model: ServedModel | str, instance: str | None) -> ServedModel:

@@ -58,7 +58,7 @@ def write_tensorboard(result: ProfileResult, logdir: Path) -> Path:
     WorkbenchError
         There is none, or it cannot be written.
     """
-    packed = result.ops_data.get("trace")
+    packed = (result.ops_data or {}).get("trace")
     if packed is None:
         raise WorkbenchError(
             "This profile has no trace of TensorFlow's: it was not asked for (trace=True), or is over 24 MiB.",
@@ -75,7 +75,7 @@ def write_chrome(result: ProfileResult, path: Path) -> Path:
     Raises
     ------
     WorkbenchError
-        It cannot be written.
+        Ops were not looked at, or it cannot be written.
     """
     value = {"displayTimeUnit": "ms", "traceEvents": trace_events(result)}
     return _write(path, json.dumps(value).encode())
@@ -94,8 +94,15 @@ def trace_events(result: ProfileResult, process: int = 1) -> list[dict[str, Any]
     -------
     list of dict
         ``ts`` and ``dur`` in microseconds; ``ts`` of CLOCK_MONOTONIC.
+
+    Raises
+    ------
+    WorkbenchError
+        Ops were not looked at.
     """
     data = result.ops_data
+    if data is None:
+        raise WorkbenchError("This profile has no ops: they were not looked at.")
     events: list[dict[str, Any]] = [
         _named("process_name", f"{result.model} version {result.version}: ops", process, 0),
         *(_named("thread_name", name, process, track) for track, name in enumerate(data["tracks"])),

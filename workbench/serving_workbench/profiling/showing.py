@@ -20,11 +20,14 @@ def as_html(result: ProfileResult) -> str:
     parts = [
         f"<p style='margin:4px 0'><b>{html.escape(result.title)}</b></p>",
         f"<ul style='margin:4px 0'>{sentences}</ul>",
-        _bars(result),
     ]
-    if len(result.batch_sizes):
-        parts.append(result.sizes_table()._repr_html_())
-    parts.append(f"<p style='margin:4px 0'>{html.escape(result.price)}</p>")
+    tables = result.tables()
+    if result.ops_data is not None:
+        parts.append(_bars(result))
+        del tables[0]
+    parts += [table._repr_html_() for table in tables]
+    if result.ops_data is not None:
+        parts.append(f"<p style='margin:4px 0'>{html.escape(result.price)}</p>")
     return "".join(parts)
 
 
