@@ -510,21 +510,14 @@ def cached(folder: Path, timeout: float = 300.0) -> Path:
 def copy_version(source: Path, target: Path) -> Path:
     """Put the version folder `source` at `target` as an atomic export does: under a hidden name, then renamed.
 
-    Files are hard links where the file system allows it, so treat them as read-only. Returns `target`.
+    Files are copies, not links: a test that writes into one must not change the model of all tests that follow.
+    Returns `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.parent / f".{target.name}.incoming"
-    # A link across file systems is not possible, so the copying function falls back to bytes.
-    shutil.copytree(source, hidden, copy_function=_link_or_copy)
+    shutil.copytree(source, hidden)
     hidden.rename(target)
     return target
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 if __name__ == "__main__":

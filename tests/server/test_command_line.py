@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +209,15 @@ def test_a_second_server_on_the_same_record_refuses(server: Any, tmp_path: Path)
     assert json.loads(first.record_path.read_text())["pid"] == first.pid
 
 
-def test_the_record_is_private_and_goes_with_the_server(server: Any) -> None:
-    process: ServerProcess = server()
+@pytest.fixture
+def record() -> Iterator[Path]:
+    """A path of a record that leaves room for a Unix socket beside it, wherever pytest has its folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "server.json"
+
+
+def test_the_record_is_private_and_goes_with_the_server(server: Any, record: Path) -> None:
+    process: ServerProcess = server(record=record)
     mode = process.record_path.stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
     socket_path = Path(process.record["control"]["unix"])
@@ -332,8 +341,8 @@ def test_its_end_answers_what_runs(server: Any, models_dir: Path) -> None:
     assert process.wait() == 0
 
 
-def test_a_killed_front_takes_its_processes_along(server: Any, models_dir: Path) -> None:
-    process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'slow'}")
+def test_a_killed_front_takes_its_processes_along(server: Any, record: Path, models_dir: Path) -> None:
+    process: ServerProcess = server("--model_name=m", f"--model_base_path={models_dir / 'slow'}", record=record)
     process.wait_available("m")
     tree = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
@@ -343,9 +352,9 @@ def test_a_killed_front_takes_its_processes_along(server: Any, models_dir: Path)
     Path(process.record["control"]["unix"]).unlink()
 
 
-def test_a_front_killed_during_the_import_leaves_no_forkserver(server: Any, tmp_path: Path) -> None:
+def test_a_front_killed_during_the_import_leaves_no_forkserver(server: Any, record: Path, tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text("import time\n\ntime.sleep(600)\n")  # an import that does not end
-    process: ServerProcess = server(env={"PYTHONPATH": str(tmp_path)})
+    process: ServerProcess = server(env={"PYTHONPATH": str(tmp_path)}, record=record)
     (forkserver,) = wait_until(lambda: psutil.Process(process.pid).children(), 60, "the forkserver")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
