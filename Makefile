@@ -32,8 +32,6 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/mypy
 
 docs: $(INSTALLED) ## Build the guide and the reference as HTML (build/docs/index.html)
-	@$(BIN)/python -c 'import sphinx, myst_parser, numpydoc, furo' 2>/dev/null || \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html workbench/docs build/docs
 	@echo "build/docs/index.html"
 

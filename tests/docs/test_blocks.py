@@ -130,6 +130,7 @@ def story(shared_server: SharedServer, models_dir: Path, tmp_path_factory: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # a kernel that imports Keras, and three deploys, before the first page
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_the_blocks_of_a_page_run_as_they_stand(story: Story, page: str) -> None:
     if page != START:

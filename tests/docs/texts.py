@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 
 from tests.docs.pages import ROOT
@@ -10,9 +11,10 @@ from tests.docs.pages import ROOT
 __all__ = ["said"]
 
 
-def said() -> set[str]:
+@functools.cache
+def said() -> frozenset[str]:
     """Every string of the three packages; where a value is filled in stands an ellipsis: ``Version … of '…'``."""
-    return {text for folder in ("server", "workbench", "kernel_ext") for text in _strings(folder)}
+    return frozenset(text for folder in ("server", "workbench", "kernel_ext") for text in _strings(folder))
 
 
 def _strings(folder: str) -> Iterator[str]:
