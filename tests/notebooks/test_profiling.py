@@ -1,0 +1,29 @@
+"""Profiling: which text model stays follows from the comparison of answers and of run times."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks.running import run_without_leaks, text_of
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_version_that_stays_follows_from_both_comparisons(tmp_path: Path) -> None:
+    text = text_of(run_without_leaks("05_profiling", tmp_path))
+    assert "4500 snippets to train, 1200 held out" in text
+    assert "language version 1: 30 runs traced, 32 rows each." in text
+    assert re.search(r"^batch_wait +[\d.]+", text, re.MULTILINE), "stages of requests"
+    strings = re.search(r"^strings: (\d+)% of a run of version 1, (\d+)% of version 2$", text, re.MULTILINE)
+    assert strings is not None
+    assert int(strings[1]) > int(strings[2])
+    decision = re.search(
+        r"^not less accurate: (\w+); surely faster: (True|False); version (\d) answers$", text, re.MULTILINE
+    )
+    assert decision is not None
+    assert re.search(rf"^{decision[1]}\b.*: Accuracy ", text, re.MULTILINE)
+    assert decision[3] == ("2" if (decision[1], decision[2]) == ("SHIP", "True") else "1")
+    assert "Stopped serving 'language'." in text
