@@ -39,7 +39,7 @@ SHORTENED: Final = (
     ),
     (r'sw\.switchback\("digits", 1, 2\)', 'sw.switchback("digits", 1, 2, blocks=20, seconds=0.05)'),
     (r'(sw\.profile\("digits"(?:, \d)?)\)', r"\1, batches=3, batch_sizes=(1, 8))"),
-    (r"%profile digits", "%profile digits --batches 3"),
+    (r"(?m)^%profile digits$", "%profile digits --batches 3"),
     (r"data=pixels\b(?!\[)", "data=pixels[:200]"),
     (r"labels=labels\b", "labels=labels[:200]"),
     (r"--data pixels --labels labels", "--data {pixels[:200]} --labels {labels[:200]}"),

@@ -1,4 +1,4 @@
-"""The A/B tab in JupyterLab in a real browser: a split is started and moved, the server's weights and the chart change.
+"""The A/B and profile tabs in JupyterLab in a real browser: what is clicked reaches the server, what it does is drawn.
 
 `SERVING_SCREENSHOTS=<folder>` keeps pictures, to be looked at.
 """
@@ -88,9 +88,25 @@ def test_a_split_is_started_and_moved_and_the_chart_goes_on(lab: JupyterLab, pag
     assert page.browser.console() == []
 
 
+def test_the_profile_tab_follows_the_requests(page: Notebook) -> None:
+    page.run("tab.close()")
+    page.clear_outputs()
+    page.run("profiled = %profile digits --live")
+    page.run("profiled")
+    page.wait('svg[aria-label^="Stages of requests at percentiles"]', "the bars")
+    page.wait('svg[aria-label^="Request "]', "a request's stages")
+    page.click("Profile ops")
+    page.wait_text("runs traced", 90)
+    page.wait_text("share of the run")
+    page.screenshot("profile-tab", OUTPUT)
+    assert page.problems(OUTPUT) == []
+    assert page.browser.console() == []
+    page.run("profiled.close()")
+
+
 def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:
     page.clear_outputs()
-    page.run("tab.close(); stop.set(); [client.join(10) for client in clients]")
+    page.run("stop.set(); [client.join(10) for client in clients]")
     page.run("pictures = np.arange(6, dtype=np.float32)")
     page.run("r = %ab digits 1 2 --data pictures --no-progress")
     page.run("r.tab()")

@@ -20,7 +20,7 @@ def test_a_cell_shows_where_the_time_goes(session: Session, half: str, tmp_path:
     assert sw.ProfileResult.load(tmp_path / "p").summary() == result.summary()
     assert (tmp_path / "ops.json").exists()
     assert list((tmp_path / "logs").rglob("*.xplane.pb"))
-    live = session.run(f"%profile --instance {half} --live --for 50ms --version 1")
+    live = session.run(f"%profile --instance {half} --watch --for 50ms --version 1")
     assert live.rows is None
 
 
@@ -29,8 +29,8 @@ def test_help_completion_and_what_is_wrong(session: Session, half: str) -> None:
     assert "--tensorboard" in session.complete("%profile half --tens")
     assert "'x' is not a whole number from 1 on" in session.error("%profile half --batches x")
     assert "Version 9 of 'half' is not loaded" in session.error(f"%profile half --instance {half} --version 9")
-    assert session.error(f"%profile half --instance {half} --live --rows 8") == (
-        "%profile: --rows is of its own runs; --live only watches."
+    assert session.error(f"%profile half --instance {half} --watch --rows 8") == (
+        "%profile: --rows is of its own runs; --watch only watches."
     )
     assert "does not serve a model 'nix'" in session.error(f"%profile nix --instance {half}")
 
@@ -46,5 +46,7 @@ def test_memory_and_startup(session: Session, half: str) -> None:
     assert session.error(f"%profile startup half --instance {half} --sizes 1") == (
         "%profile startup: --sizes is not of this."
     )
-    assert "%profile memory: --live is not of this." in session.error(f"%profile memory half --live --instance {half}")
+    assert "%profile memory: --watch is not of this." in session.error(
+        f"%profile memory half --watch --instance {half}"
+    )
     assert "takes one model" in session.error(f"%profile half other --instance {half}")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from serving_workbench.profiling.comparison import ProfileComparison
     from serving_workbench.profiling.entry import compare_profiles, profile
     from serving_workbench.profiling.result import ProfileResult
+    from serving_workbench.profiling.tab.entry import profile_live
     from serving_workbench.replay_result import ReplayResult
     from serving_workbench.replaying import replay
     from serving_workbench.server import Server
@@ -115,6 +116,7 @@ __all__ = [
     "panel",
     "predict",
     "profile",
+    "profile_live",
     "replay",
     "restart",
     "rollback",
@@ -148,6 +150,7 @@ _HOME = {
     "ProfileResult": "profiling.result",
     "compare_profiles": "profiling.entry",
     "profile": "profiling.entry",
+    "profile_live": "profiling.tab.entry",
     "ReplayResult": "replay_result",
     "replay": "replaying",
     "Server": "server",

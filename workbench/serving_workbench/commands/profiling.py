@@ -19,7 +19,8 @@ _EXAMPLES: Final = """\
     %profile memory digits          its weights, what a run takes by batch size, and whether that fits
     %profile startup digits         where the time of its load went, and what the first request paid
     %profile digits --version 2 --batches 100 --data X_test
-    %profile digits --live --for 5s
+    %profile digits --live          the tab: stages of live requests, the slow ones, batches, ops on demand
+    %profile digits --watch --for 5s
                                     the runs of live requests instead of runs of its own
     %profile digits --sizes 1,16,64 --trace ops.json --tensorboard logs
     one, two = sw.profile("digits", 1), sw.profile("digits", 2)
@@ -44,8 +45,9 @@ def _arguments(parser: Parser) -> None:
         data = "rows to run: JSON, or @FILE with it; else recorded warmup, else values that fit the signature"
     parser.add("--data", role="array", metavar="VAR" if parser.in_notebook else "JSON", help=data)
     parser.add("--signature", kind=kinds.text, metavar="S", help="which signature; else the default one")
-    parser.add("--live", action="store_true", help="watch the runs of live requests")
-    parser.add("--for", dest="seconds", kind=kinds.seconds, metavar="S", help="how long it may take (20s; --live: 2s)")
+    parser.add("--live", action="store_true", help="the tab that follows the requests")
+    parser.add("--watch", action="store_true", help="ops of the runs of live requests")
+    parser.add("--for", dest="seconds", kind=kinds.seconds, metavar="S", help="how long it may take (20s; --watch: 2s)")
     parser.add("--trace", kind=kinds.text, role="file", metavar="FILE", help="write a trace for Perfetto or Chrome")
     parser.add("--tensorboard", kind=kinds.text, role="file", metavar="DIR", help="write TensorFlow's trace there")
     parser.add("--save", kind=kinds.text, role="file", metavar="FILE", help="write all of it for ProfileResult.load")
@@ -56,10 +58,23 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
     spelled = place.spelled("profile")
     part, name = _words(arguments.words, spelled)
     model = handle(named_or_only(name, arguments.instance, spelled), arguments.instance)
+    version = arguments.version
+    if version is not None and version.isdigit():
+        version = int(version)
+    if arguments.live and (part is not None or _given(arguments)):
+        raise CommandLineError(
+            f"{spelled}: --live opens the tab, which has buttons for the rest: give a model, --version."
+        )
     options: dict[str, Any] = {}
     if part is not None:
         options["parts"] = (part,)
-        of_ops = {"batches": "batches", "rows": "rows", "trace": "trace", "tensorboard": "tensorboard", "live": "live"}
+        of_ops = {
+            "batches": "batches",
+            "rows": "rows",
+            "trace": "trace",
+            "tensorboard": "tensorboard",
+            "watch": "watch",
+        }
         of_ops["seconds"] = "for"
         more = {} if part == "memory" else {"sizes": "sizes", "data": "data", "signature": "signature"}
         for field, flag in (of_ops | more).items():
@@ -68,19 +83,18 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
     named = {"batches": "batches", "sizes": "batch_sizes", "rows": "batch_size", "signature": "signature"}
     for flag, name in named.items():
         if getattr(arguments, flag) is not None:
-            if arguments.live:
-                raise CommandLineError(f"{spelled}: --{flag} is of its own runs; --live only watches.")
+            if arguments.watch:
+                raise CommandLineError(f"{spelled}: --{flag} is of its own runs; --watch only watches.")
             options[name] = getattr(arguments, flag)
     if arguments.data is not None:
-        if arguments.live:
-            raise CommandLineError(f"{spelled}: --data is of its own runs; --live only watches.")
+        if arguments.watch:
+            raise CommandLineError(f"{spelled}: --data is of its own runs; --watch only watches.")
         options["data"] = place.value(arguments.data, "--data")
     if arguments.seconds is not None:
         options["seconds"] = arguments.seconds
-    version = arguments.version
-    if version is not None and version.isdigit():
-        version = int(version)
-    result = sw.profile(model, version, live=arguments.live, **options)
+    if arguments.live:
+        return sw.profile_live(model, version)
+    result = sw.profile(model, version, live=arguments.watch, **options)
     if arguments.trace is not None:
         place.say(f"Wrote {result.chrome_trace(Path(arguments.trace))}.")
     if arguments.tensorboard is not None:
@@ -88,6 +102,12 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
     if arguments.save is not None:
         place.say(f"Wrote {result.save(Path(arguments.save))}.")
     return result
+
+
+def _given(arguments: argparse.Namespace) -> bool:
+    """Whether anything was given that is of a profile of its own."""
+    names = ("batches", "sizes", "rows", "data", "signature", "watch", "seconds", "trace", "tensorboard", "save")
+    return any(getattr(arguments, name) for name in names)
 
 
 def _words(words: list[str], spelled: str) -> tuple[str | None, str | None]:

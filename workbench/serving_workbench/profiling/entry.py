@@ -17,7 +17,7 @@ from serving_workbench.profiling.comparison import ProfileComparison
 from serving_workbench.profiling.result import ProfileResult
 from serving_workbench.savedmodel import default_signature_name
 
-__all__ = ["compare_profiles", "profile"]
+__all__ = ["compare_profiles", "loaded_version", "profile"]
 
 #: Rows of `data` that travel: they are repeated anyway.
 _MOST_ROWS: Final = 64
@@ -93,7 +93,7 @@ def profile(
     """
     _check_parts(parts)
     model = _handle(model, instance)
-    number = _version(model, version)
+    number = loaded_version(model, version)
     found = ProfileResult(model.name, number, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     control = model.server.control
     seconds = seconds if seconds is not None else _LIVE_SECONDS if live else _SECONDS
@@ -148,7 +148,7 @@ def _handle(model: ServedModel | str, instance: str | None) -> ServedModel:
     return model
 
 
-def _version(model: ServedModel, wanted: int | str | None) -> int:
+def loaded_version(model: ServedModel, wanted: int | str | None) -> int:
     """Return the number that is meant.
 
     Raises

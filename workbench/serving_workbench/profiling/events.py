@@ -11,11 +11,12 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["BATCHES", "REQUESTS", "trace_events"]
+__all__ = ["BATCHES", "OPS", "REQUESTS", "trace_events"]
 
-#: Process ids of the two groups of tracks; they are names, no processes of the system.
+#: Process ids of the groups of tracks; they are names, no processes of the system.
 REQUESTS: Final = 1
 BATCHES: Final = 2
+OPS: Final = 3  # of `serving_workbench.profiling.files`, when both are in one file
 
 #: What a batch goes through, from one of its points in time to the next.
 _BATCH_STAGES: Final = (

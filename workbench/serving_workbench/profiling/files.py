@@ -14,7 +14,7 @@ from typing import Any, Final
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.profiling.result import ProfileResult
 
-__all__ = ["load", "save", "trace_events", "write_chrome", "write_tensorboard"]
+__all__ = ["load", "save", "trace_events", "write_chrome", "write_events", "write_tensorboard"]
 
 _FORMAT: Final = "serving-workbench profile 1"
 
@@ -77,8 +77,18 @@ def write_chrome(result: ProfileResult, path: Path) -> Path:
     WorkbenchError
         Ops were not looked at, or it cannot be written.
     """
-    value = {"displayTimeUnit": "ms", "traceEvents": trace_events(result)}
-    return _write(path, json.dumps(value).encode())
+    return write_events(trace_events(result), path)
+
+
+def write_events(events: list[dict[str, Any]], path: Path) -> Path:
+    """Write events in the Trace Event Format's JSON object form; an existing file is replaced whole.
+
+    Raises
+    ------
+    WorkbenchError
+        It cannot be written.
+    """
+    return _write(path, json.dumps({"displayTimeUnit": "ms", "traceEvents": events}).encode())
 
 
 def trace_events(result: ProfileResult, process: int = 1) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ The server stamps every answered request (`serving_server.stamps`); here its row
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -15,6 +16,7 @@ from serving_workbench.errors import ModelNotServedError, WorkbenchError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from serving_workbench.profiling.result import ProfileResult
     from serving_workbench.server import Server
 
 __all__ = ["RequestProfile", "read_requests"]
@@ -211,6 +213,30 @@ class RequestProfile:
         axes.set_xlabel("us since the request was there; orange: waits")
         axes.set_title(_title(self.model, row), fontsize=9)
         return figure
+
+    def title(self, which: str | None = None) -> str:
+        """Return a request in a line: how long it took, in which batch; `which` and errors as of `request`."""
+        return _title(self.model, self.request(which))
+
+    def chrome_trace(self, path: str | Path, ops: ProfileResult | None = None) -> Path:
+        """Write these requests and their batches as a trace for https://ui.perfetto.dev; return the file.
+
+        Parameters
+        ----------
+        path : str or Path
+        ops : ProfileResult, optional
+            Its runs and ops are added: both are on the clock of the server's machine, so they lie beside each other.
+
+        Raises
+        ------
+        WorkbenchError
+            It cannot be written, or `ops` has no ops.
+        """
+        from serving_workbench.profiling import files
+        from serving_workbench.profiling.events import OPS
+
+        events = self.trace_events()
+        return files.write_events([*events, *([] if ops is None else files.trace_events(ops, OPS))], Path(path))
 
     def trace_events(self) -> list[dict[str, Any]]:
         """Return Chrome trace events of all requests and their batches (see `serving_workbench.profiling.events`)."""
