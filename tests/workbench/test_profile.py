@@ -82,6 +82,11 @@ def test_advice_follows_the_numbers(result: sw.ProfileResult) -> None:
     assert "A batch of 64 fails: too large\n" in text
     assert "not frozen" in text
     assert "no batch dimension" in text
+    changed.stages = {"batch_wait": 0.45, "thread_wait": 0.15, "run": 0.4}
+    assert changed.advice[0] == (
+        "60 % of the last requests' time in the server is queue wait "
+        "(45 % for the batch to fill, 15 % for a thread): see %tune."
+    )
     data["batches"], data["ops"], data["runs"] = 0, [], []
     data["source"] = "live"
     assert "No run was seen" in sw.ProfileResult("m", 1, result.date, data, 0).summary()
@@ -142,7 +147,10 @@ def test_given_rows_labels_and_live_requests(served: sw.ServedModel, warm: str) 
     assert found.version == 1
     assert found.ops_data["source"] == "given"
     assert "drawn" not in found.summary()
-    live = sw.profile(served, live=True, seconds=0.05)
+    served.predict(np.ones((1, 512), np.float32), version=1)
+    live = sw.profile(served, 1, live=True, seconds=0.05)
+    assert live.stages is not None
+    assert sum(live.stages.values()) == pytest.approx(1.0)
     assert live.overhead is None
     assert live.rows is None
     assert "not measured on live requests" in live.summary()

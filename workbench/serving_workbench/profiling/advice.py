@@ -18,6 +18,9 @@ _LARGE: Final = 0.3
 #: From which share on the framework is.
 _MUCH_FRAMEWORK: Final = 0.25
 
+#: From which share of its time in the server a request's wait in the queue is.
+_LONG_WAIT: Final = 0.3
+
 #: By which factor a row must be cheaper in a larger batch.
 _CHEAPER: Final = 1.2
 
@@ -40,9 +43,19 @@ def advice(result: ProfileResult) -> list[str]:
     if result.startup_data is not None:
         found += startup.sentences(result.startup_data)
     if result.ops_data is not None:
-        found = [*_ops(result), *_sizes(result, result.ops_data), *_rows(result.ops_data), *found]
+        of_ops = [*_ops(result), *_sizes(result, result.ops_data), *_rows(result.ops_data)]
+        found = [*_waiting(result.stages or {}), *of_ops, *found]
     # What may break the server comes first.
     return sorted(found, key=lambda sentence: not sentence.startswith("WARNING"))
+
+
+def _waiting(stages: dict[str, float]) -> list[str]:
+    for_batch, for_thread = stages.get("batch_wait", 0.0), stages.get("thread_wait", 0.0)
+    if for_batch + for_thread < _LONG_WAIT:
+        return []
+    parts = f"{percent(for_batch)} for the batch to fill, {percent(for_thread)} for a thread"
+    whole = percent(for_batch + for_thread)
+    return [f"{whole} of the last requests' time in the server is queue wait ({parts}): see %tune."]
 
 
 def _ops(result: ProfileResult) -> list[str]:

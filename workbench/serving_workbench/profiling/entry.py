@@ -115,6 +115,7 @@ def profile(
         if "ops" in parts:
             answer = model.server.ask(lambda: control.profile_ops(model.name, number, **wish, **rows))
             found.ops_data, found.requests = answer["profile"], answer["requests"]
+            found.stages = _stages(model, number)
         if "memory" in parts and not live:
             found.memory_data = model.server.ask(lambda: control.profile_memory(model.name, number, **rows))
         if "startup" in parts:
@@ -183,6 +184,13 @@ def _signature(model: ServedModel, version: int, wanted: str | None) -> Signatur
         known = ", ".join(f"'{each}'" for each in found) or "none"
         raise WorkbenchError(f"'{model.name}' has no signature '{name}'; it has {known}.")
     return found[name]
+
+
+def _stages(model: ServedModel, version: int) -> dict[str, float] | None:
+    remembered = model.requests(version=version)
+    if not len(remembered):
+        return None
+    return {str(stage): float(share) for stage, share in remembered.by_stage()["share"].items()}
 
 
 def _request(data: object, signature: Signature) -> str:

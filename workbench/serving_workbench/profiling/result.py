@@ -78,6 +78,9 @@ class ProfileResult:
         Requests of clients that the version had answered meanwhile.
     memory_data, startup_data : dict or None
         The same of `profile_memory` and `startup` there.
+    stages : dict of str to float, or None
+        Share of each stage in the time of the last requests that the server remembers of the version
+        (`ServedModel.requests`); None: there are none.
     """
 
     model: str
@@ -87,6 +90,7 @@ class ProfileResult:
     requests: int = 0
     memory_data: dict[str, Any] | None = None
     startup_data: dict[str, Any] | None = None
+    stages: dict[str, float] | None = None
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
