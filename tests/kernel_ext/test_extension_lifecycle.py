@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -169,5 +170,9 @@ def test_a_deploy_under_way_ends_with_jupyter(tmp_path: Path, models_dir: Path) 
 
 
 def _deploys(pid: int) -> list[psutil.Process]:
-    found = psutil.Process(pid).children()
-    return [child for child in found if "serving_jupyter.extension.deploying" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+            if "serving_jupyter.extension.deploying" in child.cmdline():
+                found.append(child)
+    return found
