@@ -171,6 +171,23 @@ def test_who_names_a_version_gets_it(split_server: SharedServer) -> None:
     assert split_server.control("GET", "/models/split/traffic")[1]["versions"] == before
 
 
+def test_other_weights_keep_the_objective_until_the_split_ends(split_server: SharedServer) -> None:
+    def objective() -> float | None:
+        found = split_server.control("GET", "/models/split/traffic")[1]["periods"][-1]["outcomes"]["1"]["objective_s"]
+        return None if found is None else float(found)
+
+    put(split_server, {1: 1, 2: 1}, slo_ms=20)
+    assert objective() == 0.02
+    put(split_server, {1: 3, 2: 1})
+    assert objective() == 0.02
+    put(split_server, {1: 3, 2: 1}, slo_ms=None)
+    assert objective() is None
+    put(split_server, {1: 1, 2: 3}, slo_ms=20)
+    assert split_server.control("DELETE", "/models/split/traffic")[1]["weights"] is None
+    put(split_server, {1: 1, 2: 1})
+    assert objective() is None
+
+
 def test_counts_by_the_control_channel_and_on_the_metrics_page(split_server: SharedServer) -> None:
     before = {v["version"]: v for v in put(split_server, {1: 3, 2: 1}, key=KEY, exposures=5)["versions"]}
     for number in range(10):
@@ -378,6 +395,15 @@ def test_a_journal_that_began_anew_is_read_with_the_one_before(tmp_path: Path, m
     assert path.with_name("m.ramps.jsonl.1").exists()
     assert path.read_text().count("\n") == 1, "it began anew"
     assert [event["event"] for event in Journal(path).of("m")] == ["begun", "step", "passed"]
+
+
+def test_a_journal_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.ramps.jsonl"
+    path.mkdir()
+    assert Journal(path).models() == set()
+    path.rmdir()
+    path.write_bytes(b'\xff\xfe\n{"model": "m"}\n{"model": "m", "ramp": 1, "event": "begun"}\n{"mod')
+    assert [event["event"] for event in Journal(path).of("m")] == ["begun"]
 
 
 def _outcomes(process: ServerProcess) -> Counter[str]:

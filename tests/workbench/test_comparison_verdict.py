@@ -147,11 +147,20 @@ class TestMargins:
 
     def test_a_margin_of_no_metric_is_refused_with_what_is_near(self) -> None:
         with pytest.raises(WorkbenchError, match="did you mean 'accuracy'"):
-            Margins.parse({"acuracy": 0.1}).applied([accuracy(0, 0.1)])
+            Margins.parse({"acuracy": 0.1}).check(["accuracy"])
+
+    def test_margins_of_what_was_not_measured_are_no_error(self) -> None:
+        assert Margins.parse({"latency": 0.1}).applied([accuracy(0, 0.001)])[0].margin == 0.01
 
     def test_what_has_no_margin_decides_nothing(self) -> None:
         metric = dataclasses.replace(accuracy(0, 0.1), name="my_metric", margin=None)
-        assert Margins().applied([metric])[0].role == "shown"
+        found = Margins().applied([metric, latency(0, 0.01)])
+        assert [each.role for each in found] == ["primary", "guardrail"]
+        decided = decide(found)
+        assert decided.kind == "INCONCLUSIVE", "not SHIP for the latency alone"
+        assert decided.reasons[0].startswith("My_metric is what this is about, and no margin says")
+        assert decide([*found, latency(1, 0.01)]).kind == "REJECT", "what is worse stays worse"
+        assert Margins().applied([dataclasses.replace(metric, role="guardrail")])[0].role == "shown"
         assert Margins.parse({"my_metric": 0.2}).applied([metric])[0].role == "primary"
 
 

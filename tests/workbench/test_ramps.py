@@ -175,6 +175,7 @@ def test_it_waits_goes_on_and_can_be_taken_back(arms: sw.ServedModel) -> None:
         ({"version": 1}, "from one version to another"),
         ({"version": 77}, "version 77 of model arms is not on disk"),
         ({"steps": (50, 10)}, "steps must rise"),
+        ({"steps": (50, 100)}, "a step of 100 leaves no request to compare with"),
         ({"steps": ()}, "steps must be"),
         ({"steps": (150,)}, "from 0 to 100"),
         ({"guardrails": {"speed": 1}}, "no guardrail 'speed'"),

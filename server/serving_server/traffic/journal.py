@@ -35,12 +35,18 @@ class Journal:
         self._path = path
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         for each in () if path is None else (_rotated(path), path):
-            with contextlib.suppress(FileNotFoundError), each.open() as file:
-                for line in file:
-                    with contextlib.suppress(ValueError):  # the end of a server cut it
-                        event = json.loads(line)
-                        if isinstance(event, dict) and "model" in event:
-                            self._events.append(event)
+            try:
+                lines = each.read_bytes().splitlines()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("The journal of ramps %s cannot be read: %s", each, error)
+                continue
+            for line in lines:
+                with contextlib.suppress(ValueError):  # the end of a server cut it
+                    event = json.loads(line)
+                    if isinstance(event, dict) and event.keys() >= {"model", "ramp", "event"}:
+                        self._events.append(event)
 
     def add(self, model: str, ramp: int, event: str, **fields: Any) -> None:
         """Note an event, now. A file that cannot be written is logged, and stops nothing."""

@@ -154,6 +154,10 @@ def _steps(value: object) -> tuple[float, ...]:
     found = tuple(_number(each, "a step", 100.0) for each in value)
     if any(later <= earlier for earlier, later in zip((0.0, *found), found, strict=False)):
         raise InvalidArgumentError(f"steps must rise, from above 0; got {value!r}")
+    if found[-1] >= 100:
+        raise InvalidArgumentError(
+            f"a step of 100 leaves no request to compare with; end below it, and the version takes over; got {value!r}"
+        )
     return found
 
 

@@ -126,10 +126,12 @@ class Splits:
         if wish.exposures is not None:
             router.resize(wish.exposures)
         key = router.key if wish.keeps_key else wish.key
+        goes_on = entry.split is not None
         above = max(*wish.weights, manager.serving_version(model) or 0)
         entry.split = _Split(manager.policy(model), above)
         entry.since, entry.ended = time.time(), None
-        router.objective = wish.objective
+        if not (wish.keeps_objective and goes_on):
+            router.objective = wish.objective
         router.change(wish.weights, key, manager.answering(model))
         self.routers[model] = router
         log.info("Model %s: requests are split by %s", model, _text(router))

@@ -47,6 +47,8 @@ class Wish:
         How many are remembered; None: as before.
     objective : float or None
         Seconds beyond which an answer counts as a miss; None: none does.
+    keeps_objective : bool
+        It is as before while there is a split, whatever `objective` says.
     """
 
     weights: dict[int, float]
@@ -55,6 +57,7 @@ class Wish:
     seconds: float
     exposures: int | None
     objective: float | None = None
+    keeps_objective: bool = False
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Wish:
@@ -72,6 +75,7 @@ class Wish:
             _number(fields.get("seconds", SECONDS), "seconds", MAX_SECONDS),
             None if fields.get("exposures") is None else _exposures(fields["exposures"]),
             None if fields.get("slo_ms") is None else _number(fields["slo_ms"], "slo_ms", 1e6) / 1e3,
+            "slo_ms" not in fields,
         )
 
 

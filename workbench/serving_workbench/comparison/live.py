@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import math
@@ -118,6 +119,8 @@ class LiveReader:
         self._keys = KeyTotals(a, b, since=since, objective=objective) if keyed else None
         self._feedback = feedback
         self._began = time.time()
+        self._steady_since: float | None = None  # when the shares began that are counted
+        self._moved = 0  # how often other ones have begun
         self._settings: tuple[float, str | None] | None = None  # of the period that began then
         self.sequence: dict[str, list[float]] = {name: [] for name in ("seconds", "n", "value", "low", "high", "share")}
 
@@ -130,7 +133,10 @@ class LiveReader:
             The split has ended.
         """
         traffic = self._control.traffic(self._name)
-        counts = counts_of(traffic, self._a, self._since), counts_of(traffic, self._b, self._since)
+        periods = steady(traffic["periods"], self._a, self._b, self._since)
+        self._begin_anew(periods)
+        steadily = {**traffic, "periods": periods}
+        counts = counts_of(steadily, self._a, self._since), counts_of(steadily, self._b, self._since)
         alike = _alike(*counts)
         requests = counts[0].requests + counts[1].requests
         source = f"live split, {requests:,} requests"
@@ -145,11 +151,16 @@ class LiveReader:
             checks = [_ratio(self._a, self._b, keys, counts, "keys"), *_key_checks(self._keys, requests)]
             source = f"live split by key, {requests:,} requests"
         metrics = self._margins.applied(metrics)
+        if not alike:  # also where a margin was declared for it
+            metrics = [dataclasses.replace(each, role="shown") if each.name == RUN_TIME else each for each in metrics]
         self._note(metrics, counts)
         ended = traffic["ended"]
         differing = self._different_settings(traffic)
         if differing is not None:
             checks.append(Check("settings", False, differing, fatal=False))
+        if self._moved:
+            text = f"The shares have changed {self._moved} times: what was answered before the last time is left out."
+            checks.append(Check("changes", True, text, fatal=False))
         if not alike:
             checks.append(Check("shares", False, UNEQUAL, fatal=False))
         if ended and not traffic["weights"]:
@@ -170,6 +181,19 @@ class LiveReader:
             margins=self._margins,
             sequence={name: list(values) for name, values in self.sequence.items()},
         )
+
+    def _begin_anew(self, periods: Sequence[Mapping[str, Any]]) -> None:
+        """Forget what was seen under other shares: days differ, and so do versions then that do not."""
+        begun = periods[0]["since"] if periods else None
+        if begun is None or begun == self._steady_since:
+            return
+        if self._steady_since is not None:
+            self._moved += 1
+            for values in self.sequence.values():
+                values.clear()
+            if self._keys is not None:
+                self._keys = KeyTotals(self._a, self._b, since=begun, objective=self._objective)
+        self._steady_since = begun
 
     def _different_settings(self, traffic: Mapping[str, Any]) -> str | None:
         """Say what the versions were loaded with that differs; asked anew when a version was loaded since."""
@@ -236,6 +260,29 @@ def objective_of(traffic: Mapping[str, Any]) -> float | None:
     return None
 
 
+def steady(periods: Sequence[Mapping[str, Any]], a: int, b: int, since: float) -> list[Mapping[str, Any]]:
+    """Return the last periods in which both versions had a share, all of one ratio.
+
+    Periods of other shares are not added up: were all requests slower while B had more of them, B would look slow
+    (Simpson's paradox). Those at the end in which one version had none, as when it was down, are left out.
+    """
+    ratio: float | None = None
+    found: list[Mapping[str, Any]] = []
+    for period in reversed(periods):
+        if period["since"] < since:
+            break
+        first, second = (period["shares"].get(str(version), 0.0) for version in (a, b))
+        if not first or not second:
+            if found:
+                break
+            continue
+        if ratio is not None and not math.isclose(second / first, ratio, rel_tol=1e-9):
+            break
+        ratio = second / first
+        found.insert(0, period)
+    return found
+
+
 def counts_of(traffic: Mapping[str, Any], version: int, since: float) -> ArmCounts:
     """Return what a version did in the periods that began at `since` or later."""
     name = str(version)
@@ -274,6 +321,8 @@ def _relative(name: str, a: Sums, b: Sums, role: Any, unit: str) -> Metric:
 
 
 def _ratio_of(log_ratio: float) -> float:
+    if math.isnan(log_ratio):
+        return math.nan  # nothing is known
     return math.inf if log_ratio > 50 else math.expm1(log_ratio) if log_ratio > -50 else -1.0
 
 
@@ -429,20 +478,21 @@ def compare_live(
         traffic = control.put_traffic(found.name, plain, seconds=60.0, **options)
     else:
         since = traffic["since"] or 0.0
-    reader = LiveReader(
-        control,
-        found.name,
-        a,
-        b,
-        since=since,
-        margins=wanted,
-        objective=objective_of(traffic),
-        keyed=bool(traffic["key"]),
-        feedback=feedback,
-    )
     steps = Steps("live", seconds, enabled=progress)
     began = time.monotonic()
+    result: CompareResult | None = None
     try:
+        reader = LiveReader(
+            control,
+            found.name,
+            a,
+            b,
+            since=since,
+            margins=wanted,
+            objective=objective_of(traffic),
+            keyed=bool(traffic["key"]),
+            feedback=feedback,
+        )
         result = reader.read()
         while time.monotonic() - began < seconds:
             time.sleep(min(_LOOK, max(0.0, seconds - (time.monotonic() - began))))
@@ -451,6 +501,8 @@ def compare_live(
             if stop_early and decide(result.metrics, (), result.checks).kind in ("SHIP", "REJECT"):
                 break
     except KeyboardInterrupt:
+        if result is None:
+            raise  # nothing is known yet
         result.complete = False
     finally:
         steps.close()

@@ -80,23 +80,20 @@ class Margins:
         return DEFAULTS.get(name)
 
     def applied(self, metrics: Iterable[Metric]) -> list[Metric]:
-        """Return metrics with their margins; what has none, and was not declared, is only shown.
+        """Return metrics with their margins; a guardrail that has none is only shown, a primary metric stays one.
 
-        Raises
-        ------
-        WorkbenchError
-            A margin is of no metric of this comparison.
+        Margins of what was not measured, as when a comparison was ended early, are no error; `check` names those that
+        cannot be.
         """
-        given = list(metrics)
-        names = [each.name for each in given]
-        self.check(names)
         found = []
-        for each in given:
+        for each in metrics:
             margin = self.of(each.name)
             if each.role == "shown" and each.name not in self._known():
                 found.append(each)  # with a margin of its own, such as a drift's: told of beyond it, but not decided by
                 continue
-            role: Role = "shown" if margin is None else "guardrail" if each.role == "shown" else each.role
+            role: Role = each.role
+            if role != "primary":
+                role = "shown" if margin is None else "guardrail"
             found.append(dataclasses.replace(each, margin=margin, role=role))
         return found
 

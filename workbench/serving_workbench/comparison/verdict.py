@@ -76,8 +76,13 @@ def decide(metrics: Sequence[Metric], heads: Sequence[Head] = (), checks: Sequen
     texts["passed"] = [_sentence(each, "passed") for each in passed]
     if broken or worse:
         return Verdict("REJECT", (*broken, *texts["worse"], *texts["unsure"], *texts["passed"], *remarks))
-    if not judged:
+    if not judged and not any(each.role == "primary" for each in metrics):
         return Verdict("INCONCLUSIVE", ("Nothing was measured that has a margin.", *remarks))
+    undeclared = [each for each in metrics if each.role == "primary" and each.margin is None]
+    if undeclared:
+        # What the comparison is about: all else within its margins does not make it good enough.
+        texts["undeclared"] = [_undeclared(each) for each in undeclared]
+        return Verdict("INCONCLUSIVE", (*texts["undeclared"], *texts["unsure"], *texts["passed"], *remarks))
     if unsure:
         wanted = [more_needed(each) for each in unsure]
         known = [count for count in wanted if count is not None]
@@ -187,6 +192,13 @@ def _sentence(metric: Metric, found: str) -> str:
         else " More of the same will hardly tell: it lies about at the margin."
     )
     return f"{what} may be worse than allowed or not{levels}: {moved}, {allowed} ({basis}).{hope}"
+
+
+def _undeclared(metric: Metric) -> str:
+    what = f"{metric.name[:1].upper()}{metric.name[1:]}"
+    example = f'margins={{"{metric.name}": ...}}'
+    moved = f"B less A: {difference_text(metric)} (n = {metric.difference.n:,})"
+    return f"{what} is what this is about, and no margin says how much worse B may be: {example}. {moved}."
 
 
 def _level(value: float, metric: Metric) -> str:
