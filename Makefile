@@ -18,7 +18,7 @@ endif
 help: ## Show the targets
 	@echo "Serving Workbench: make <target>"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: PYTHON=<interpreter, 3.11 or newer>  SLOW=1 (slow tests too)  ARGS='<more for pytest or the script>'"
+	@echo "Variables: PYTHON=<interpreter, 3.11 to 3.13>  SLOW=1 (slow tests too)  ARGS='<more for pytest or the script>'"
 
 demo: $(INSTALLED) ## Train a model, serve it, ask it over gRPC and REST, deploy version 2 under load
 	$(BIN)/python -m serving_workbench.demo $(ARGS)
@@ -48,8 +48,8 @@ install: $(INSTALLED) ## Make .venv (the other targets do it by themselves)
 # Keyed on pyproject.toml, so a changed dependency installs again, and on what an editable install copies for Jupyter;
 # an interrupted install leaves no stamp.
 $(INSTALLED): pyproject.toml $(wildcard kernel_ext/etc/jupyter/*/* kernel_ext/share/jupyter/labextensions/*/*.json kernel_ext/share/jupyter/labextensions/*/static/*)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Serving Workbench needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+		echo "Serving Workbench needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
 		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }

@@ -207,10 +207,22 @@ ROWS: Final = (
         "refused as upstream does; gRPC carries every dtype",
     ),
     Row(SKIP, "arm64 (#1816, #1948)", Status.MISSING, (), "it should run where TensorFlow's wheel does; not tested"),
-    Row(SKIP, "batching that tunes itself (#1312, #1529)", Status.MISSING, (), "its parameters change at run time"),
+    Row(
+        SKIP,
+        "batching that tunes itself (#1312, #1529)",
+        Status.MISSING,
+        (),
+        "its parameters change at run time, and `tune` searches when asked; nothing changes by itself",
+    ),
     Row(SKIP, "thousands of models, loaded on demand (#1403)", Status.MISSING, (), "200 in one file are tested"),
     Row(
         SKIP, "Python code before and after the model (#54, #495)", Status.MISSING, (), "export it as part of the graph"
     ),
-    Row(SKIP, "weighted routing between models (PR #788)", Status.MISSING, (), "clients choose by version or label"),
+    Row(
+        SKIP,
+        "weighted routing between models (PR #788)",
+        Status.MISSING,
+        (),
+        "requests are split over versions of one model, not over models",
+    ),
 )

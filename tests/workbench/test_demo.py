@@ -39,7 +39,7 @@ def test_a_missing_library_is_named_with_its_remedy() -> None:
         [sys.executable, "-c", _WITHOUT_SKLEARN], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert re.search(r"The demo failed\. .*sklearn.*pip install 'serving-workbench\[demo\]'", done.stderr)
+    assert re.search(r"The demo failed\. .*sklearn.*in the clone: pip install '\.\[demo\]'", done.stderr)
     assert "Traceback" not in done.stderr
 
 

@@ -47,7 +47,7 @@ def test_the_extension_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPat
     sw.unload_ipython_extension("shell")
     assert calls == [("load", "shell"), ("unload", "shell")]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
-    with pytest.raises(sw.WorkbenchError, match="pip install serving-workbench"):
+    with pytest.raises(sw.WorkbenchError, match=r"in the clone: pip install '\.'"):
         sw.load_ipython_extension("shell")
 
 

@@ -90,7 +90,7 @@ def test_an_unknown_method_and_a_missing_package_say_what_to_do(monkeypatch: pyt
     with pytest.raises(WorkbenchError, match="optuna, random, grid"):
         search(SMALL, trials, 3, "magic")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(WorkbenchError, match=r"pip install 'serving-workbench\[tune\]'"):
+    with pytest.raises(WorkbenchError, match=r"in the clone, with: pip install '\.\[tune\]'"):
         search(SMALL, trials, 3)
 
 

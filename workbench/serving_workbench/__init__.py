@@ -215,6 +215,6 @@ def _notebook_entry() -> Any:
     if not found:
         raise WorkbenchError(
             f"No installed package offers the notebook magics (entry point group '{_NOTEBOOK_GROUP}').",
-            hint="Install the whole distribution: pip install serving-workbench.",
+            hint="Install the whole distribution, in the clone: pip install '.'",
         )
     return found[0]

@@ -117,7 +117,7 @@ def _load() -> tuple[_Digits, Any, Any]:
         import requests  # noqa: F401 - needed later: better to miss it now
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DemoError(f"{error}. Install what the demo needs: pip install 'serving-workbench[demo]'") from error
+        raise DemoError(f"{error}. Install what the demo needs, in the clone: pip install '.[demo]'") from error
     with _native_messages_hidden():
         import keras
 

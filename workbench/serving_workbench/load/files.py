@@ -97,7 +97,7 @@ def to_hgrm(result: LoadResult, path: Path) -> Path:
     except ImportError:
         raise WorkbenchError(
             "The distribution is written by the package 'hdrhistogram', which is not installed.",
-            hint="pip install 'serving-workbench[tune]'",
+            hint="Install it, in the clone, with: pip install '.[tune]'.",
         ) from None
     summary, records = result.summary, result.records
     counted = records.good & (records.scheduled >= summary.start) & (records.scheduled < summary.stop)

@@ -208,7 +208,7 @@ class LoadResult:
         Raises
         ------
         WorkbenchError
-            The package ``hdrhistogram`` is not installed: ``pip install 'serving-workbench[tune]'``.
+            The package ``hdrhistogram`` is not installed: ``pip install '.[tune]'`` in the clone.
         """
         from serving_workbench.load.files import to_hgrm
 

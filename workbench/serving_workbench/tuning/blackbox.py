@@ -69,7 +69,7 @@ def _by_optuna(space: Space, trials: Trials, budget: int, seed: int, enough: Cal
     except ImportError as error:
         raise WorkbenchError(
             f"The search method 'optuna' needs a package that is not installed: {error.name}.",
-            hint="Install it with: pip install 'serving-workbench[tune]'; or use method='random'.",
+            hint="Install it, in the clone, with: pip install '.[tune]'; or use method='random'.",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, budget))
