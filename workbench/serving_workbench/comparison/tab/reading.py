@@ -76,8 +76,9 @@ class TabReader:
 
     Notes
     -----
-    A comparison begins with a split of both arms, and goes on while its weights change, by hand or by a ramp. Other
-    arms, and a split after one that has ended, begin another one. What was found stays when the split ends.
+    A comparison begins with a split of both arms, and begins anew when their shares change, by hand or by a ramp
+    (`LiveReader`). Other arms, and a split after one that has ended, begin another one. What was found stays when the
+    split ends.
     """
 
     def __init__(self, served: ServedModel, margins: Margins, *, objective: bool) -> None:
