@@ -20,9 +20,11 @@ from serving_server.wire.messages import PredictRequest
 
 __all__ = ["MAX_LIVE_SECONDS", "MAX_SECONDS", "MemoryWish", "OpWish", "profile_memory", "profile_ops", "startup"]
 
-#: Of one profile: batches, rows of a batch, seconds; seconds of live traffic, all of whose ops are traced.
+#: Of one profile: batches, rows of a batch, sizes of batches (twice the rows together), seconds; seconds of live
+#: traffic, all of whose ops are traced.
 MAX_BATCHES: Final = 10_000
 MAX_ROWS: Final = 65_536
+MAX_SIZES: Final = 32
 MAX_SECONDS: Final = 120.0
 MAX_LIVE_SECONDS: Final = 30.0
 
@@ -54,7 +56,9 @@ class OpWish:
         A serialized PredictRequest in base64, whose inputs, of one row or more, are repeated. By default the version's
         first warmup record of that signature, else values that fit the signature.
     seconds : float
-        For all of it; three runs of each kind are made whatever that takes. How long to watch, when `live`.
+        For all of it: a quarter for the sizes, half for traced runs (5 at most, as requests of this version are traced
+        meanwhile), a quarter for those without tracing; three runs of each kind are made whatever that takes. How long
+        to watch, when `live`.
     busy : float
         Part of the time in which the profile's own runs may go on.
     live : bool
@@ -110,11 +114,12 @@ class OpWish:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemoryWish:
-    """What memory to measure: `sizes`, `signature` and `request` as in `OpWish`."""
+    """What memory to measure: `sizes`, `signature`, `request` and `busy` as in `OpWish`."""
 
     sizes: tuple[int, ...] = (1, 8, 32)
     signature: str = ""
     request: str | None = None
+    busy: float = 0.1
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> MemoryWish:
@@ -125,14 +130,19 @@ class MemoryWish:
         InvalidArgumentError
             Naming the field that is wrong.
         """
+        _check_number(fields, "busy", _LEAST_BUSY, 1.0)
         _check_rows(fields)
         return cls(**{**fields, "sizes": _sizes(fields) or (1, 8, 32)})
 
 
 def _sizes(fields: dict[str, Any]) -> tuple[int, ...]:
     sizes = fields.get("sizes", [])
+    if isinstance(sizes, list) and len(sizes) > MAX_SIZES:
+        raise InvalidArgumentError(f"sizes must be {MAX_SIZES} at most; there are {len(sizes)}")
     if not isinstance(sizes, list) or not all(type(each) is int and 1 <= each <= MAX_ROWS for each in sizes):
         raise InvalidArgumentError(f"sizes must be a list of whole numbers from 1 to {MAX_ROWS}")
+    if sum(sizes) > 2 * MAX_ROWS:
+        raise InvalidArgumentError(f"sizes must be {2 * MAX_ROWS} rows together at most; they are {sum(sizes)}")
     return tuple(sizes)
 
 
@@ -165,13 +175,15 @@ async def profile_ops(served: ServedVersion, wish: OpWish) -> bytes:
         - ``plain_ns``, ``profiled_ns``: run times without and with tracing, as the caller's clock sees them;
         - ``sizes``: objects with ``rows`` and ``run_ns``; ``failed``: ``rows`` and ``message`` of the smallest size
           that failed, or null;
+        - ``asked``: traced runs that were wished for, ``traced_seconds`` that they could take; not of live requests;
         - ``batches``, ``run_ns``: traced runs, and their time by TensorFlow's clock;
         - ``ops``: objects with ``name``, ``type``, ``calls``, ``total_ns``, ``self_ns`` (without ops inside of it),
           ``bytes`` (asked of the allocator);
         - ``tracks``: names of threads; ``runs``: lists of batch, track, start, duration; ``events``: lists of op,
           batch, track, start, duration, the first 20,000 calls (``events_left_out``); ns of CLOCK_MONOTONIC;
         - ``trace``: TensorFlow's XSpace, compressed by zlib, in base64; null when not asked for, or over 24 MiB;
-        - ``table_seconds``: from the last run to the table; ``threads``, ``processors``, ``tensorflow``.
+        - ``table_seconds``: from the last traced run to the answer, without the runs between; not of live requests;
+          ``threads``, ``processors``, ``tensorflow``.
 
     Raises
     ------

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving_server.errors import InvalidArgumentError
-from serving_server.tensors import to_proto
+from serving_server.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
+from serving_server.signatures import Signature, TensorSpec
+from serving_server.tensors import by_name, to_proto
 from serving_server.version_profiles import OpWish
 from serving_server.wire.messages import PredictionLog, PredictRequest
 from serving_server.wire.tfrecord import frame
@@ -212,7 +213,97 @@ def test_what_cannot_be_profiled_is_said(shared_server: SharedServer) -> None:
 def test_without_a_batch_dimension_sizes_mean_nothing(shared_server: SharedServer) -> None:
     found = profile(shared_server, shared_server.serve("no_batch_dim"), sizes=[1, 8])
     assert not found["batched"]
+    assert found["rows"] == 1
     assert [each["rows"] for each in found["sizes"]] == [1]
+
+
+def test_too_little_time_is_shared_and_told(shared_server: SharedServer) -> None:
+    found = profile(shared_server, shared_server.serve("dominated"), batches=500, sizes=[1, 8], seconds=0.2)
+    assert found["asked"] == 500
+    assert found["traced_seconds"] == 0.1
+    assert 3 <= found["batches"] < 500
+    assert len(found["plain_ns"]) >= 3
+    assert found["table_seconds"] >= 0
+
+
+def test_rows_that_would_not_fit_are_refused_before_they_are_drawn() -> None:
+    from serving_server.worker import op_profile, profile_inputs  # TensorFlow
+    from serving_server.worker.pacing import Pace
+
+    image = TensorSpec("x", "x:0", by_name("float"), (-1, 224, 224, 3))
+    signature = Signature("serving_default", "", {"x": image}, {}, {})
+    rows = profile_inputs.Rows(signature, {"x": np.zeros((1, 224, 224, 3), np.float32)}, profile_inputs.DRAWN)
+    with pytest.raises(ResourceExhaustedError, match="inputs of 65536 rows take "):
+        rows.feeds(65_536)
+    pace = Pace(1.0, 5.0, threading.Event())
+    sizes, failed = op_profile.run_times(lambda *_: [], rows, [1, 4, 2], 3, pace)
+    assert [each["rows"] for each in sizes] == [1, 2, 4]
+    assert failed is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(op_profile, "MAX_BYTES", rows.size(4))
+        sizes, failed = op_profile.run_times(lambda *_: [], rows, [1, 3, 2], 3, pace)
+    assert [each["rows"] for each in sizes] == [1, 2]
+    assert failed is not None
+    assert "all sizes up to 3 rows" in failed["message"]
+    # A given array without a batch dimension stays as it is.
+    fixed = TensorSpec("y", "y:0", by_name("float"), (100,))
+    both = Signature("serving_default", "", {"x": image, "y": fixed}, {}, {})
+    given = {**rows.inputs, "y": np.zeros(100, np.float32)}
+    assert profile_inputs.Rows(both, given, profile_inputs.GIVEN).size(10) == 4 * (10 * 224 * 224 * 3 + 100)
+
+
+def test_nothing_runs_once_nobody_waits() -> None:
+    from serving_server.worker.pacing import Pace
+
+    end = threading.Event()
+    pace = Pace(1.0, 5.0, end)
+    ran: list[int] = []
+
+    def run() -> None:
+        ran.append(1)
+        end.set()
+
+    with pytest.raises(CancelledError):
+        pace.several(3, lambda: pace.run(run, []))
+    assert ran == [1]
+
+
+def synthetic(*events: tuple[str, int, int, int]) -> Any:
+    """One thread's trace: names, steps, from and to in ns."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    plane = space.planes.add(name="/host:CPU")
+    plane.stat_metadata[1].name = "id"
+    line = plane.lines.add(name="thread")
+    for number, (name, step, start, end) in enumerate(events, 1):
+        plane.event_metadata[number].name = name
+        event = line.events.add(metadata_id=number, offset_ps=1000 * start, duration_ps=1000 * (end - start))
+        event.stats.add(metadata_id=1, int64_value=step)
+    return space
+
+
+def test_what_runs_in_a_loop_is_not_the_loops_own_time() -> None:
+    from serving_server.worker import op_trace
+
+    space = synthetic(
+        ("SessionRun", 7, 0, 100),
+        ("ExecutorState::Process", 7, 0, 100),
+        ("loop:While", 0, 10, 90),
+        ("ExecutorState::Process", 7, 20, 80),
+        ("body:MatMul", 0, 30, 70),
+        ("inner:If", 0, 71, 79),
+        ("ExecutorState::Process", 7, 72, 78),
+        ("leaf:Add", 0, 73, 77),
+        ("ExecutorState::Process", 8, 81, 89),
+        ("other:Add", 0, 82, 88),
+    )
+    found = op_trace.read(space, {7})
+    assert {op.name: op.self_ns for op in found.ops} == {"loop": 32, "body": 40, "inner": 4, "leaf": 4}
+    assert {op.name: op.total_ns for op in found.ops} == {"loop": 80, "body": 40, "inner": 8, "leaf": 4}
+    few = op_trace.read(space, {7}, 2)
+    assert [few.ops[event.op].name for event in few.events] == ["loop", "body"]
+    assert [op.calls for op in few.ops] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +315,8 @@ def test_without_a_batch_dimension_sizes_mean_nothing(shared_server: SharedServe
         ({"runs": "many"}, "runs is 'many'"),
         ({"sizes": [0]}, "sizes must be"),
         ({"sizes": 8}, "sizes must be"),
+        ({"sizes": [1] * 33}, "sizes must be 32 at most; there are 33"),
+        ({"sizes": [65_536] * 3}, "sizes must be 131072 rows together at most; they are 196608"),
         ({"seconds": 0}, "seconds is 0"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"seconds": 121}, "seconds is 121"),

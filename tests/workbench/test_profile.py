@@ -82,6 +82,12 @@ def test_advice_follows_the_numbers(result: sw.ProfileResult) -> None:
     assert "A batch of 64 fails: too large\n" in text
     assert "not frozen" in text
     assert "no batch dimension" in text
+    assert "were traced in" not in text
+    assert "left out" not in text
+    data["asked"], data["traced_seconds"], data["events_left_out"] = 50, 1.0, 7
+    text = "\n".join(changed.advice)
+    assert "Of 50 runs, 20 were traced in the 1 s for them: a larger seconds= makes room." in text
+    assert "7 were left out" in text
     changed.stages = {"batch_wait": 0.45, "thread_wait": 0.15, "run": 0.4}
     assert changed.advice[0] == (
         "60 % of the last requests' time in the server is queue wait "

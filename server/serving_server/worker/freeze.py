@@ -22,7 +22,7 @@ from serving_server.tensors import Array
 from serving_server.worker.fold import fold, simplify, unfused_products
 from serving_server.worker.statefulness import only_reads_variables, variable_bytes
 
-__all__ = ["MAX_BYTES", "TOLERANCE", "Frozen", "draw_sample", "freeze", "frozen_callable"]
+__all__ = ["MAX_BYTES", "TOLERANCE", "Frozen", "draw_sample", "freeze", "frozen_callable", "sample_shapes"]
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +219,15 @@ def _same(expected: Array, got: Array) -> bool:
     return bool(np.allclose(b, a, rtol=0, atol=atol, equal_nan=True))
 
 
+def sample_shapes(signature: Signature, rows: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what `draw_sample` draws."""
+    shapes = {alias: (-1,) if spec.shape is None else spec.shape for alias, spec in signature.inputs.items()}
+    return {
+        alias: tuple((rows if index == 0 else 2) if size < 0 else size for index, size in enumerate(shape))
+        for alias, shape in shapes.items()
+    }
+
+
 def draw_sample(signature: Signature, rows: int) -> dict[str, Array]:
     """Return inputs that fit a signature: `rows` for the first unknown dimension, 2 for the others.
 
@@ -226,10 +235,9 @@ def draw_sample(signature: Signature, rows: int) -> dict[str, Array]:
     """
     rng = np.random.default_rng(rows)
     sample: dict[str, Array] = {}
-    for alias, spec in signature.inputs.items():
+    for alias, shape in sample_shapes(signature, rows).items():
+        spec = signature.inputs[alias]
         assert spec.dtype is not None
-        open_shape = (-1,) if spec.shape is None else spec.shape
-        shape = tuple((rows if index == 0 else 2) if size < 0 else size for index, size in enumerate(open_shape))
         if spec.dtype.is_string:
             sample[alias] = np.full(shape, b"sample", dtype=object)
         elif spec.dtype.numpy.kind in "iub":

@@ -7,6 +7,7 @@ That costs up to twice the time of a run, so it is done for a few runs of the pr
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import Any, Final
 import psutil
 import tensorflow as tf
 
-from serving_server.errors import CancelledError, ResourceExhaustedError, ServingError
+from serving_server.errors import ResourceExhaustedError, ServingError
 from serving_server.tensors import Array
 from serving_server.worker.model import Model, as_serving_error
+from serving_server.worker.pacing import Pace
 from serving_server.worker.profile_inputs import DRAWN, Loaded, Rows, choose
 
 __all__ = ["peak_bytes", "profile_memory", "weights"]
@@ -43,7 +45,7 @@ def profile_memory(model: Model, loaded: Loaded, wish: dict[str, Any], end: thre
     model : Model
     loaded : Loaded
     wish : dict
-        ``sizes``, ``signature``, ``request``; checked by the front.
+        ``sizes``, ``signature``, ``request``, ``busy``; checked by the front.
     end : threading.Event
         Set when nobody waits for it any more.
 
@@ -60,14 +62,14 @@ def profile_memory(model: Model, loaded: Loaded, wish: dict[str, Any], end: thre
     found: list[dict[str, Any]] = []
     ops: list[dict[str, Any]] = []
     failed = None
+    pace = Pace(wish["busy"], math.inf, end)
     for size in sorted(set(wish["sizes"])) if rows.batched else [1]:
-        if end.is_set():
-            raise CancelledError("the profile was ended")
+        pace.check()
         try:
             arrays = _feeds(rows, size)
-            _run(traced, arrays, rows)
-            stats = [_run(traced, arrays, rows) for _ in range(_RUNS)]
+            stats = _stats(traced, arrays, rows, pace)
         except ServingError as error:
+            pace.check()
             if not found:
                 raise
             failed = {"rows": size, "message": error.message}
@@ -197,6 +199,18 @@ def _feeds(rows: Rows, size: int) -> list[Array]:
         return rows.feeds(size)
     except MemoryError as error:
         raise ResourceExhaustedError(f"there is no memory for {size} rows") from error
+
+
+def _stats(traced: Callable[..., Any], feeds: Sequence[Array], rows: Rows, pace: Pace) -> list[Any]:
+    """Return the `StepStats` of some runs, after one that warms up."""
+    found: list[Any] = []
+
+    def run(*arrays: Array) -> None:
+        found.append(_run(traced, arrays, rows))
+
+    for _ in range(1 + _RUNS):
+        pace.run(run, feeds)
+    return found[1:]
 
 
 def _run(traced: Callable[..., Any], feeds: Sequence[Array], rows: Rows) -> Any:

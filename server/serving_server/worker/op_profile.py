@@ -22,12 +22,12 @@ import tensorflow as tf
 from tensorflow.python.profiler.internal import _pywrap_profiler
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from serving_server.errors import CancelledError, ResourceExhaustedError, ServingError
+from serving_server.errors import ResourceExhaustedError, ServingError
 from serving_server.tensors import Array
 from serving_server.worker import op_trace
 from serving_server.worker.model import Model, as_serving_error
 from serving_server.worker.pacing import LEAST_RUNS, Pace
-from serving_server.worker.profile_inputs import DRAWN, Loaded, Rows, choose
+from serving_server.worker.profile_inputs import DRAWN, MAX_BYTES, Loaded, Rows, choose
 
 __all__ = ["collect", "profile_ops", "run_times"]
 
@@ -36,6 +36,9 @@ _TRACER: Final = {"host_tracer_level": 3}
 
 #: Calls of ops that are told one by one; the sums are of all of them.
 _MAX_EVENTS: Final = 20_000
+
+#: Longest time of own traced runs: requests of this worker are traced meanwhile, and each leaves events. Seconds.
+_MAX_TRACED: Final = 5.0
 
 #: Bytes of a compressed trace that still travels.
 _MAX_TRACE: Final = 24 << 20
@@ -77,34 +80,44 @@ def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threadi
     Raises
     ------
     ServingError
-        The runs fail, or there is no such signature.
+        The runs fail, there is no such signature, or nobody waits any more.
     """
     answer: dict[str, Any] = {"tensorflow": tf.__version__, "processors": os.cpu_count(), "threads": _threads(model)}
+    busy, seconds = wish["busy"], wish["seconds"]
     if wish["live"]:
-        raw = collect(lambda: _wait(end, wish["seconds"]), _TRACER)
+        raw = collect(lambda: _wait(end, seconds), _TRACER)
+        Pace(busy, seconds, end).check()
         answer |= {"source": "live", "signature": None, "rows": None, "plain_ns": [], "profiled_ns": []}
         return answer | _read(raw, wish, marked=False)
     rows = choose(loaded, wish["signature"], wish["request"])
     runnable = _runnable(model, rows)
-    pace = Pace(wish["busy"], wish["seconds"], end)
-    sizes, failed = run_times(runnable, rows, wish["sizes"], wish["runs"], Pace(wish["busy"], wish["seconds"] / 2, end))
-    size = wish["batch_size"] or (max(each["rows"] for each in sizes) if sizes else 1)
-    feeds = _feeds(rows, size)
+    wished = (wish["batch_size"] or 1) if rows.batched else 1
+    feeds = _feeds(rows, wished)  # too large is told before anything runs
+    # Each part has a time of its own: none can take that of the next.
+    sizes, failed = run_times(runnable, rows, wish["sizes"], wish["runs"], Pace(busy, seconds / 4, end))
+    size = wished if wish["batch_size"] or not sizes else max(each["rows"] for each in sizes)
+    if size != wished:
+        feeds = _feeds(rows, size)
     _first_run(runnable, feeds, rows)
     before, marked = wish["batches"] // 2, wish["batches"]
+    pace = Pace(busy, seconds / 8, end)
     plain = pace.several(before, lambda: pace.run(runnable, feeds))
     profiled: list[int] = []
+    traced_seconds = min(_MAX_TRACED, seconds / 2)
+    last = 0.0
 
     def during() -> None:
+        nonlocal last
         runnable(*feeds)  # the tracer's own first steps: without a mark, so not counted
+        pace = Pace(busy, traced_seconds, end)
         profiled.extend(pace.several(marked, lambda: _marked(runnable, feeds, len(profiled), pace)))
+        last = time.monotonic()
 
     raw = collect(during, _TRACER)
-    last = time.monotonic()
+    between = time.monotonic()
+    pace = Pace(busy, seconds / 8, end)
     plain += pace.several(max(LEAST_RUNS, len(profiled) - len(plain)), lambda: pace.run(runnable, feeds))
-    after = time.monotonic() - last
-    if not profiled or not plain:
-        raise CancelledError("the profile was ended before its first run")
+    between = time.monotonic() - between
     frozen = model.frozen is not None and rows.signature.name in model.frozen.signatures
     answer |= {
         "source": rows.source,
@@ -112,13 +125,15 @@ def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threadi
         "batched": rows.batched,
         "frozen": frozen,
         "rows": size,
+        "asked": marked,
+        "traced_seconds": traced_seconds,
         "plain_ns": plain,
         "profiled_ns": profiled,
         "sizes": sizes,
         "failed": failed,
     }
     answer |= _read(raw, wish, marked=True)
-    answer["table_seconds"] = time.monotonic() - last - after
+    answer["table_seconds"] = time.monotonic() - last - between
     return answer
 
 
@@ -137,12 +152,19 @@ def run_times(
     Raises
     ------
     ServingError
-        Already the smallest one fails.
+        Already the smallest one fails, or nobody waits any more.
     """
     usable: dict[int, list[Array]] = {}
     failed = None
-    for size in sorted(set(sizes)) if rows.batched else list(sizes)[:1]:
+    held = 0
+    for size in sorted(set(sizes)) if rows.batched else [1][: len(sizes)]:
+        pace.check()
+        held += rows.size(size)
         try:
+            if held > MAX_BYTES and usable:
+                raise ResourceExhaustedError(
+                    f"inputs of all sizes up to {size} rows take {held} bytes; the limit of a profile is {MAX_BYTES}"
+                )
             feeds = _feeds(rows, size)
             _first_run(runnable, feeds, rows)
         except ServingError as error:
@@ -158,7 +180,7 @@ def run_times(
             break
         for size in order.sample(sorted(usable), len(usable)):
             times[size].append(pace.run(runnable, usable[size]))
-    return [{"rows": size if rows.batched else 1, "run_ns": found} for size, found in times.items()], failed
+    return [{"rows": size, "run_ns": found} for size, found in times.items()], failed
 
 
 def _runnable(model: Model, rows: Rows) -> Callable[..., list[Any]]:
@@ -205,13 +227,12 @@ def _threads(model: Model) -> dict[str, int]:
 
 def _read(raw: bytes, wish: dict[str, Any], *, marked: bool) -> dict[str, Any]:
     space = xplane_pb2.XSpace.FromString(raw)
-    trace = op_trace.read(space, op_trace.marked_steps(space) if marked else None)
+    trace = op_trace.read(space, op_trace.marked_steps(space) if marked else None, _MAX_EVENTS)
     packed = base64.b64encode(zlib.compress(raw, 1)).decode() if wish["trace"] and len(raw) else None
     if packed is not None and len(packed) > _MAX_TRACE:
         packed = None
     base = _start_monotonic_ns(space)
     steps = {run.step: number for number, run in enumerate(sorted(trace.runs, key=lambda run: run.start_ns))}
-    told = sorted(trace.events, key=lambda event: event.start_ns)[:_MAX_EVENTS]
     return {
         "batches": len(trace.runs),
         "run_ns": trace.run_ns,
@@ -230,9 +251,9 @@ def _read(raw: bytes, wish: dict[str, Any], *, marked: bool) -> dict[str, Any]:
         "runs": [[steps[run.step], run.track, base + run.start_ns, run.duration_ns] for run in trace.runs],
         "events": [
             [event.op, steps.get(event.step, -1), event.track, base + event.start_ns, event.duration_ns]
-            for event in told
+            for event in trace.events
         ],
-        "events_left_out": len(trace.events) - len(told),
+        "events_left_out": sum(op.calls for op in trace.ops) - len(trace.events),
         "trace": packed,
     }
 

@@ -61,7 +61,7 @@ class Trace:
     runs : list of Event
         One per step.
     events : list of Event
-        Calls of ops.
+        Calls of ops, in order; perhaps only the first ones.
     tracks : list of str
         Names of threads.
     """
@@ -93,7 +93,7 @@ def marked_steps(space: Any) -> set[int]:
     return found
 
 
-def read(space: Any, steps: Container[int] | None = None) -> Trace:
+def read(space: Any, steps: Container[int] | None = None, most_events: int | None = None) -> Trace:
     """Return what a trace says of some steps.
 
     Parameters
@@ -101,6 +101,8 @@ def read(space: Any, steps: Container[int] | None = None) -> Trace:
     space : XSpace
     steps : container of int, optional
         By default all.
+    most_events : int, optional
+        Of so many calls, the first ones, there are events; by default of all. The sums are of all.
     """
     trace = Trace()
     numbers: dict[str, int] = {}
@@ -109,12 +111,20 @@ def read(space: Any, steps: Container[int] | None = None) -> Trace:
         for line in plane.lines:
             track = len(trace.tracks)
             trace.tracks.append(line.display_name or line.name or f"thread {track}")
-            _read_line(line, track, keys, steps, trace, numbers)
+            known, trace.events = trace.events, []
+            _read_line(line, track, keys, steps, trace, numbers, most_events)
+            trace.events = sorted(known + trace.events, key=lambda event: event.start_ns)[:most_events]
     return trace
 
 
 def _read_line(
-    line: Any, track: int, keys: _Keys, steps: Container[int] | None, trace: Trace, numbers: dict[str, int]
+    line: Any,
+    track: int,
+    keys: _Keys,
+    steps: Container[int] | None,
+    trace: Trace,
+    numbers: dict[str, int],
+    most_events: int | None,
 ) -> None:
     stack: list[tuple[int, int | None, Op | None]] = []  # until when, of which step, of which op: innermost last
     base = line.timestamp_ns
@@ -127,7 +137,9 @@ def _read_line(
             wanted = steps is None or step in steps
             if name == _RUN and wanted:
                 trace.runs.append(Event(-1, step, track, base + start // 1000, (end - start) // 1000))
-            stack.append((end, step if wanted else None, None))
+            # A loop's or a function's executor lies in its op: what runs in there is not that op's own time.
+            outer = stack[-1][2] if stack and stack[-1][1] == step else None
+            stack.append((end, step if wanted else None, outer))
             continue
         if not stack or stack[-1][1] is None:
             continue
@@ -150,7 +162,8 @@ def _read_line(
         op.self_ns += duration
         if parent is not None:
             parent.self_ns -= duration
-        trace.events.append(Event(number, step_or_none, track, base + start // 1000, duration))
+        if most_events is None or len(trace.events) < most_events:
+            trace.events.append(Event(number, step_or_none, track, base + start // 1000, duration))
         stack.append((end, step_or_none, op))
 
 

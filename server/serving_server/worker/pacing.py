@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from serving_server.errors import CancelledError
 from serving_server.tensors import Array
 
 __all__ = ["LEAST_RUNS", "Pace"]
@@ -28,7 +29,7 @@ class Pace:
     seconds : float
         After so long, `late`.
     end : threading.Event
-        Set when nobody waits for the profile any more.
+        Set when nobody waits for the profile any more: it runs no more then.
     """
 
     def __init__(self, busy: float, seconds: float, end: threading.Event) -> None:
@@ -39,10 +40,28 @@ class Pace:
     @property
     def late(self) -> bool:
         """Whether it should come to an end."""
-        return self._end.is_set() or time.monotonic() >= self._until
+        return time.monotonic() >= self._until
 
-    def run(self, runnable: Callable[..., Sequence[Any]], feeds: Sequence[Array]) -> int:
-        """Run once, then pause; return the run's nanoseconds."""
+    def check(self) -> None:
+        """Go on.
+
+        Raises
+        ------
+        CancelledError
+            Nobody waits for the profile any more.
+        """
+        if self._end.is_set():
+            raise CancelledError("the profile was ended")
+
+    def run(self, runnable: Callable[..., Any], feeds: Sequence[Array]) -> int:
+        """Run once, then pause; return the run's nanoseconds.
+
+        Raises
+        ------
+        CancelledError
+            As `check`.
+        """
+        self.check()
         started = time.monotonic_ns()
         runnable(*feeds)
         ns = time.monotonic_ns() - started
@@ -53,6 +72,6 @@ class Pace:
     def several(self, count: int, run: Callable[[], int]) -> list[int]:
         """Return the times of `count` calls of `run`; of fewer, though `LEAST_RUNS`, when it is late."""
         times: list[int] = []
-        while len(times) < count and not (self.late and (len(times) >= LEAST_RUNS or self._end.is_set())):
+        while len(times) < count and not (self.late and len(times) >= LEAST_RUNS):
             times.append(run())
         return times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,17 +17,20 @@ from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import Array
 from serving_server.wire.messages import PredictRequest
 from serving_server.worker import warmup
-from serving_server.worker.freeze import draw_sample
+from serving_server.worker.freeze import draw_sample, sample_shapes
 
-__all__ = ["DRAWN", "GIVEN", "WARMUP", "Loaded", "Rows", "choose"]
+__all__ = ["DRAWN", "GIVEN", "MAX_BYTES", "WARMUP", "Loaded", "Rows", "choose"]
 
 #: Where the rows come from.
 GIVEN: Final = "given"
 WARMUP: Final = "warmup record"
 DRAWN: Final = "drawn"
 
-#: Bytes of one run's inputs.
-_MAX_BYTES: Final = 1 << 30
+#: Bytes of the inputs that a profile holds at once.
+MAX_BYTES: Final = 1 << 30
+
+#: A value takes this while it is drawn, whatever its type. Bytes.
+_DRAWN_VALUE: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +65,15 @@ class Rows:
         """Whether any input's first dimension is open, so that there can be more or fewer rows."""
         return any(_is_open(self.signature.inputs[alias], array) for alias, array in self.inputs.items())
 
+    def size(self, rows: int) -> int:
+        """Return the bytes of the arrays of a run of so many rows; of drawn ones, while they are drawn."""
+        if self.source == DRAWN:
+            return _DRAWN_VALUE * sum(map(math.prod, sample_shapes(self.signature, rows).values()))
+        return sum(
+            array[:1].nbytes * rows if _is_open(self.signature.inputs[alias], array) else array.nbytes
+            for alias, array in self.inputs.items()
+        )
+
     def feeds(self, rows: int) -> list[Array]:
         """Return the arrays of a run of so many rows; the rows there are, repeated.
 
@@ -69,11 +82,13 @@ class Rows:
         ResourceExhaustedError
             They are too large.
         """
+        size = self.size(rows)
+        if size > MAX_BYTES:
+            raise ResourceExhaustedError(
+                f"inputs of {rows} rows take {size} bytes; the limit of a profile is {MAX_BYTES}: ask for fewer rows"
+            )
         if self.source == DRAWN:
             return list(draw_sample(self.signature, rows).values())
-        size = sum(array[:1].nbytes for array in self.inputs.values() if array.ndim) * rows
-        if size > _MAX_BYTES:
-            raise ResourceExhaustedError(f"{rows} rows take {size} bytes; the limit of a profile is {_MAX_BYTES}")
         return [
             np.take(array, np.arange(rows) % array.shape[0], axis=0)
             if _is_open(self.signature.inputs[alias], array)

@@ -21,6 +21,9 @@ _MUCH_FRAMEWORK: Final = 0.25
 #: From which share of its time in the server a request's wait in the queue is.
 _LONG_WAIT: Final = 0.3
 
+#: Seconds that the server traces own runs at most (`serving_server.worker.op_profile`).
+_MOST_TRACED: Final = 5.0
+
 #: By which factor a row must be cheaper in a larger batch.
 _CHEAPER: Final = 1.2
 
@@ -104,9 +107,20 @@ def _sizes(result: ProfileResult, data: dict[str, Any]) -> list[str]:
 
 def _rows(data: dict[str, Any]) -> list[str]:
     found = []
+    if data["events_left_out"]:
+        found.append(
+            f"Tables are of all calls of ops; traces for Perfetto have the first {len(data['events']):,}, "
+            f"{data['events_left_out']:,} were left out."
+        )
     if data["source"] == "live":
         found.append("Runs of live requests were watched; their sizes are whatever clients sent.")
         return found
+    asked, limit = data.get("asked", 0), data.get("traced_seconds", 0.0)  # files of earlier versions have none
+    if data["batches"] < asked:
+        more = "seconds=" if limit < _MOST_TRACED else "busy=, or a smaller batch_size=,"
+        found.append(
+            f"Of {asked} runs, {data['batches']} were traced in the {limit:g} s for them: a larger {more} makes room."
+        )
     if not data["batched"]:
         found.append("The signature has no batch dimension: requests cannot share a run.")
     if not data["frozen"]:

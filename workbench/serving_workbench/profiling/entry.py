@@ -117,7 +117,7 @@ def profile(
             found.ops_data, found.requests = answer["profile"], answer["requests"]
             found.stages = _stages(model, number)
         if "memory" in parts and not live:
-            found.memory_data = model.server.ask(lambda: control.profile_memory(model.name, number, **rows))
+            found.memory_data = model.server.ask(lambda: control.profile_memory(model.name, number, busy=busy, **rows))
         if "startup" in parts:
             found.startup_data = model.server.ask(lambda: control.profile_startup(model.name, number))
     except ControlError as error:
