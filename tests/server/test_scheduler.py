@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
 from serving_server.batching import scheduler
 from serving_server.batching.parameters import BatchingParameters
-from serving_server.batching.queues import MAX_WAITING
+from serving_server.batching.queues import MAX_WAITING, Queues
 from serving_server.batching.scheduler import Scheduler
 from serving_server.batching.task import Task
 from serving_server.channel.packets import Answer
@@ -47,6 +48,21 @@ async def test_an_answer_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyP
     assert error.code is StatusCode.INTERNAL
     assert "announced 5 bytes" in error.message
     assert queue.pending == 0
+
+
+async def test_a_retry_waits_for_a_thread_since_the_failed_run_and_not_before() -> None:
+    queues = Queues(lambda _task: None, lambda *_: None)
+    parameters = BatchingParameters()
+    task = Task(SIGNATURE, {"x": np.float32([1])}, ("y",), 0.0, None, lambda *_: None)
+    queues.add(task, parameters)
+    batch, _ = queues.next(parameters, 0, 100.0)
+    assert batch is not None
+    failed = time.perf_counter()
+    queues.add_alone(task, batch)
+    alone, _ = queues.next(parameters, 0, 100.0)
+    assert alone is not None
+    assert alone.tasks == [task]
+    assert failed <= alone.ready <= time.perf_counter()
 
 
 async def test_a_request_whose_answer_cannot_be_handed_over_harms_no_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from collections.abc import Callable, Iterator
@@ -12,10 +13,15 @@ import numpy as np
 import pytest
 
 import serving_workbench as sw
+from serving_server.signatures import Signature, TensorSpec
+from serving_server.tensors import by_name, to_array
+from serving_server.wire.messages import PredictRequest
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.profiling.entry import _request
 from serving_workbench.profiling.operations import FRAMEWORK
 from tests.models import copy_version
 
+SHAPES = {"rows": (-1, 2), "any": None, "fixed": (99,)}
 QUICK: dict[str, Any] = {"batches": 8, "busy": 1.0}
 
 
@@ -143,6 +149,15 @@ def test_two_versions_op_by_op(result: sw.ProfileResult, served: sw.ServedModel)
     assert "Ops only in B: squashed." in found.summary()
     assert "squashed" in found._repr_html_()
     assert sw.compare_profiles(second, result).ops.set_index("name").loc["squashed", "difference_us"] < 0
+    # Threads that run ops at once: the run is shorter than their sum.
+    assert result.ops_data is not None
+    both = copy.deepcopy(result.ops_data)
+    both["run_ns"] //= 2
+    halved = sw.ProfileResult("m", 1, result.date, both)
+    assert sw.compare_profiles(halved, result).a_us == pytest.approx(found.a_us / 2)
+    live = sw.ProfileResult("m", 1, result.date, {**both, "rows": None})
+    with pytest.raises(WorkbenchError, match=r"live requests, whose sizes are not known"):
+        live.compare(live)
     with pytest.raises(WorkbenchError, match=r"64 rows.*1 row.*same batch_size"):
         sw.compare_profiles(result, sw.profile(served, 2, batch_size=1, **QUICK))
 
@@ -160,6 +175,18 @@ def test_given_rows_labels_and_live_requests(served: sw.ServedModel, warm: str) 
     assert live.overhead is None
     assert live.rows is None
     assert "not measured on live requests" in live.summary()
+
+
+def test_only_rows_are_cut() -> None:
+    specs = {alias: TensorSpec(alias, f"{alias}:0", by_name("float"), shape) for alias, shape in SHAPES.items()}
+    data = {alias: np.ones((99, 2) if alias == "rows" else 99, np.float32) for alias in SHAPES}
+    request = _request(data, Signature("serving_default", "", specs, {}, {}))
+    sent = PredictRequest.FromString(base64.b64decode(request))
+    assert {alias: to_array(each).shape for alias, each in sent.inputs.items()} == {
+        "rows": (64, 2),
+        "any": (64,),
+        "fixed": (99,),
+    }
 
 
 def test_what_is_wrong_is_named(served: sw.ServedModel, warm: str, source: Callable[..., Path], name: str) -> None:
@@ -204,6 +231,9 @@ def test_memory_in_words_and_what_it_warns_of(result: sw.ProfileResult) -> None:
     first = tight.advice[0]
     assert first.startswith("WARNING: 4 batch threads with 1000 rows each take 74.2 MB at once")
     assert "Set max_batch_size to 10 at most" in first or "to 9 at most" in first
+    tight.memory_data["batching"] |= {"max_execution_batch_size": 100}
+    assert tight.advice[0].startswith("WARNING: 4 batch threads with 100 rows each")
+    assert "Set max_execution_batch_size to " in tight.advice[0]
     tight.memory_data["available_bytes"] = 5000 * row
     assert any("are available." in sentence for sentence in tight.advice)
     assert "WARNING" not in tight.summary()

@@ -134,6 +134,9 @@ def test_it_follows_keeps_what_is_chosen_and_saves(
     assert "runs traced" in done(tab)
     assert tab.result is not None
     assert "share of the run" in tab._result.value
+    tab.startup.click()
+    done(tab)
+    assert tab.result.ops_data is None
     tab.save.click()
     assert "requests and the ops" in done(tab)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
+from time import perf_counter
 from typing import Final
 
 from serving_server.batching.batch import Batch, Callable, rows_to_batch
@@ -87,7 +88,7 @@ class Queues:
         alone = Batch(batch.callable, batch.created, batched=batch.batched)
         alone.closed = True
         alone.add(task)
-        alone.ready = task.arrived
+        alone.ready = perf_counter()  # the run that failed was no wait for a thread
         self._single[alone] = None
         self._single.move_to_end(alone, last=False)
 

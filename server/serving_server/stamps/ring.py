@@ -23,7 +23,7 @@ BatchStamps = tuple[int, int, str, int, int, int, int, int, int, int, int, int, 
 #: (its batch, or the last one of its pieces; seconds: received, queued, answered; rows, pieces, request id or None).
 RequestStamps = tuple[BatchStamps, float, float, float, int, int, str | None]
 
-#: Requests that are remembered, at least and at most; each takes about 250 bytes.
+#: Requests that are remembered, at least and at most; each takes about 600 bytes with its batch.
 MIN_CAPACITY: Final = 100
 MAX_CAPACITY: Final = 100_000
 MAX_EVERY: Final = 1_000_000

@@ -38,6 +38,11 @@ class ProfileComparison:
         for each in (a, b):
             if each.ops_data is None:
                 raise WorkbenchError(f"The profile of {_name(each)} has no ops: they were not looked at.")
+        if a.rows is None and b.rows is None:
+            raise WorkbenchError(
+                f"The runs of {_name(a)} and {_name(b)} are of live requests, whose sizes are not known.",
+                hint="Profile both with the same batch_size.",
+            )
         if a.rows != b.rows:
             raise WorkbenchError(
                 f"The runs of {_name(a)} are of {_rows(a)}, those of {_name(b)} of {_rows(b)}.",
@@ -75,12 +80,12 @@ class ProfileComparison:
     @property
     def a_us(self) -> float:
         """Time of A's run by the tracer, microseconds."""
-        return float(self.a.ops["us_per_run"].sum())
+        return _run_us(self.a)
 
     @property
     def b_us(self) -> float:
         """Time of B's."""
-        return float(self.b.ops["us_per_run"].sum())
+        return _run_us(self.b)
 
     def table(self, most: int = 15) -> Table:
         """Return the largest differences as a table."""
@@ -117,6 +122,12 @@ class ProfileComparison:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.sentence())}</p>{self.table()._repr_html_()}"
+
+
+def _run_us(result: ProfileResult) -> float:
+    # Not the sum of its ops, which several threads may run at once.
+    assert result.ops_data is not None
+    return float(result.ops_data["run_ns"]) / 1e3 / max(1, result.runs)
 
 
 def _name(result: ProfileResult) -> str:

@@ -131,7 +131,7 @@ def compare_profiles(a: ProfileResult, b: ProfileResult) -> ProfileComparison:
     Raises
     ------
     WorkbenchError
-        Their runs were of different sizes.
+        Their runs were of different sizes, or live requests', whose sizes nobody knows.
     """
     return ProfileComparison(a, b)
 
@@ -197,7 +197,9 @@ def _request(data: object, signature: Signature) -> str:
     request = PredictRequest()
     request.model_spec.signature_name = signature.name
     for alias, array in as_inputs(data, signature).items():
-        request.inputs[alias].CopyFrom(to_proto(array[:_MOST_ROWS] if array.ndim else array, as_content=True))
+        shape = signature.inputs[alias].shape
+        open_rows = array.ndim > 0 and (shape is None or (shape != () and shape[0] < 0))
+        request.inputs[alias].CopyFrom(to_proto(array[:_MOST_ROWS] if open_rows else array, as_content=True))
     return base64.b64encode(request.SerializeToString()).decode("ascii")
 
 

@@ -108,14 +108,16 @@ def sentences(data: dict[str, Any], version_fit: MemoryFit | None, *, available:
     """
     found = []
     if version_fit is not None and batching is not None:
-        rows, threads = batching["max_batch_size"], batching["num_batch_threads"]
+        # Larger requests are split: what runs has no more rows than this.
+        limit = "max_batch_size" if batching.get("max_execution_batch_size") is None else "max_execution_batch_size"
+        rows, threads = batching[limit], batching["num_batch_threads"]
         needed = threads * version_fit.run_bytes(rows)
         what = f"{threads} batch threads with {rows} rows each take {in_words(needed)} at once"
         if needed > available:
             fewer = "Set fewer num_batch_threads."
             if version_fit.per_row > 0:
                 most = int(max(0.0, available / threads - version_fit.fixed) / version_fit.per_row)
-                fewer = f"Set max_batch_size to {most} at most, or fewer num_batch_threads."
+                fewer = f"Set {limit} to {most} at most, or fewer num_batch_threads."
             found.append(f"WARNING: {what}, and {in_words(available)} are available. {fewer}")
         else:
             found.append(f"{what}; {in_words(available)} are available.")

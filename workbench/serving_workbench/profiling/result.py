@@ -167,7 +167,7 @@ class ProfileResult:
         Raises
         ------
         WorkbenchError
-            Their runs were of different sizes.
+            Their runs were of different sizes, or live requests', whose sizes nobody knows.
         """
         from serving_workbench.profiling.comparison import ProfileComparison
 

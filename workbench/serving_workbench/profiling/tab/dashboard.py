@@ -49,7 +49,7 @@ class ProfileTab:
     reading : RequestProfile or None
         The last one; its ``frame`` is what is drawn.
     result : ProfileResult or None
-        Of the last button that profiled.
+        Of the last button that profiled; "Save trace" takes the ops of the last one that has any.
     slowest : ipywidgets.Dropdown
         Which request is shown: the slowest of each reading, or one that stays.
 
@@ -67,6 +67,7 @@ class ProfileTab:
         self.version = None if version is None else loaded_version(found, version)
         self.reading: RequestProfile | None = None
         self.result: ProfileResult | None = None
+        self._with_ops: ProfileResult | None = None
         self._kept: RequestProfile | None = None  # of the request that was chosen
         self._offering = False
         self._actions = Actions(self._tell)
@@ -84,7 +85,9 @@ class ProfileTab:
         self.startup = button("Start-up", "Where the time of the load went", self._startup)
         self.path = text("Trace", "file: trace.json", "16em")
         self.path.value = "trace.json"
-        self.save = button("Save trace", "Requests, batches and ops for ui.perfetto.dev, linked", self._save)
+        self.save = button(
+            "Save trace", "Requests linked with batches, and ops beside, for ui.perfetto.dev", self._save
+        )
         self.end = button("Close", "Remove this tab", self._close)
         self._message, self._numbers, self._story, self._pictures, self._result = (w.HTML() for _ in range(5))
         root = w.VBox(
@@ -179,6 +182,8 @@ class ProfileTab:
     def _profile(self, what: str, made: Callable[[], ProfileResult]) -> None:
         def run() -> str:
             self.result = made()
+            if self.result.ops_data is not None:
+                self._with_ops = self.result
             self._result.value = self.result._repr_html_()
             return self.result.title
 
@@ -193,7 +198,7 @@ class ProfileTab:
             raise WorkbenchError("A trace needs a file name.", hint="Such as trace.json")
         if self.reading is None or not len(self.reading):
             raise WorkbenchError("No request was answered yet: there is nothing to save.")
-        ops = self.result if self.result is not None and self.result.ops_data is not None else None
+        ops = self._with_ops
         file = self.reading.chrome_trace(Path(path), ops)
         return f"Wrote {file}: {len(self.reading)} requests{' and the ops' if ops else ''}; open it at ui.perfetto.dev."
 
