@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,8 @@ def test_under_load_blocks_take_turns(arms: sw.ServedModel) -> None:
     assert result.metric("latency").difference.n == 20
     assert result.metric("latency").difference.low > 0.1
     assert {"client", "saturation"} <= {check.name for check in result.checks}
+    (power,) = [check.text for check in result.checks if check.name == "power"]
+    assert re.fullmatch(r"20 pairs of blocks would notice a slowdown of [\d.e+]+ %\.", power)
 
 
 def test_slices_find_where_it_is_worse(arms: sw.ServedModel) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 from serving_workbench.comparison import intervals
 from serving_workbench.comparison.drift import class_drift, number_drift
 from serving_workbench.comparison.intervals import (
+    block_quantile_differences,
     dkw_band,
     mcnemar,
     paired_bca,
@@ -117,6 +118,22 @@ def test_quantile_differences_find_a_shift_and_where_it_is() -> None:
     found = quantile_differences(a, b, (50, 99))
     assert found[50].low <= 0 <= found[50].high
     assert found[99].low > 0.5
+
+
+def test_quantiles_of_blocks_are_as_unsure_as_their_moments() -> None:
+    """Each block has a load of its own: taken for independent, its 200 requests would make a difference sure."""
+    draw = np.random.default_rng(11)
+    beside_blocks = beside_rows = 0
+    for _ in range(40):
+        a, b = ([draw.lognormal(draw.normal(0, 0.3), 0.2, 200) for _ in range(20)] for _ in "ab")
+        found = block_quantile_differences(a, b, (50,), resamples=200)[50]
+        beside_blocks += not found.low <= 0 <= found.high
+        rows = quantile_differences(np.concatenate(a), np.concatenate(b), (50,), resamples=200)[50]
+        beside_rows += not rows.low <= 0 <= rows.high
+    assert beside_blocks <= 6, "5 %"
+    assert beside_rows >= 15
+    slower = block_quantile_differences([np.full(5, 1.0)] * 4, [np.full(7, 1.5)] * 4, (50, 99), resamples=50)
+    assert (slower[50].value, slower[99].low, slower[99].n) == (0.5, 0.5, 4)
 
 
 def test_latency_of_pairs_ignores_drift_and_stalls() -> None:

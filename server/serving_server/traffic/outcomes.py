@@ -155,6 +155,7 @@ class Outcomes:
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object; sums of logarithms of seconds."""
         self.settle()
+        seen = np.flatnonzero(self.latency)
         return {
             "answered": self.answered,
             "errors": {code.name: count for code, count in self.errors.items()},
@@ -167,6 +168,6 @@ class Outcomes:
             "latency_fine": {
                 "scale_us": float(FINE_BOUNDS[0]) * 1e6,
                 "growth": float(FINE_BOUNDS[1] / FINE_BOUNDS[0]),
-                "counts": [[index, count] for index, count in enumerate(self.latency.tolist()) if count],
+                "counts": np.stack([seen, self.latency[seen]], axis=1).tolist(),
             },
         }

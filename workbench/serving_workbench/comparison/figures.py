@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving_workbench.comparison.evidence import Head, Metric
-from serving_workbench.comparison.intervals import dkw_band, quantile_differences
+from serving_workbench.comparison.intervals import block_quantile_differences, dkw_band, quantile_differences
 from serving_workbench.comparison.verdict import difference_text
 
 if TYPE_CHECKING:
@@ -141,8 +141,12 @@ def latencies(left: Axes, right: Axes, result: CompareResult) -> None:
     left.set_ylabel("share answered", fontsize=8)
     left.set_title(f"Latency of {found.what}", fontsize=10, loc="left")
     left.legend(fontsize=8, loc="lower right")
-    count = min(len(found.a), len(found.b))
-    differences = quantile_differences(1e3 * found.a[:count], 1e3 * found.b[:count], _PERCENTS, resamples=300)
+    if found.blocks_a:
+        first, second = ([1e3 * block for block in arm] for arm in (found.blocks_a, found.blocks_b))
+        differences = block_quantile_differences(first, second, _PERCENTS, resamples=300)
+    else:
+        count = min(len(found.a), len(found.b))
+        differences = quantile_differences(1e3 * found.a[:count], 1e3 * found.b[:count], _PERCENTS, resamples=300)
     middles = [each.value for each in differences.values()]
     lows = [each.low for each in differences.values()]
     highs = [each.high for each in differences.values()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from serving_workbench.comparison.evidence import Estimate
 __all__ = [
     "Band",
     "PairedMean",
+    "block_quantile_differences",
     "dkw_band",
     "mcnemar",
     "paired_bca",
@@ -280,6 +281,43 @@ def quantile_differences(
     method = f"paired percentile bootstrap, {resamples} resamples"
     return {
         percent: Estimate(float(value), float(low), float(high), count, method, confidence)
+        for percent, value, low, high in zip(percents, values, lows, highs, strict=True)
+    }
+
+
+def block_quantile_differences(
+    a: Sequence[ArrayLike],
+    b: Sequence[ArrayLike],
+    percents: tuple[float, ...] = (5, 25, 50, 75, 90, 95, 99),
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> dict[float, Estimate]:
+    """Return B's quantiles less A's, with percentile bootstrap intervals over pairs of blocks.
+
+    Requests of one block share the moment's load, so they are no independent observations; blocks are.
+
+    Parameters
+    ----------
+    a, b : sequence of array_like of float
+        Blocks in pairs; their lengths may differ.
+    """
+    blocks_a, blocks_b = [_rows(block) for block in a], [_rows(block) for block in b]
+    pairs = len(blocks_a)
+
+    def difference(chosen: Sequence[int]) -> Floats:
+        first, second = (np.concatenate([blocks[each] for each in chosen]) for blocks in (blocks_a, blocks_b))
+        return np.asarray(np.percentile(second, percents) - np.percentile(first, percents), np.float64)
+
+    draw = np.random.default_rng(seed)
+    values = difference(range(pairs))
+    made = np.array([difference(draw.integers(0, pairs, pairs).tolist()) for _ in range(resamples)])
+    tail = 100 * (1 - confidence) / 2
+    lows, highs = np.percentile(made, (tail, 100 - tail), axis=0)
+    method = f"percentile bootstrap of {pairs} pairs of blocks, {resamples} resamples"
+    return {
+        percent: Estimate(float(value), float(low), float(high), pairs, method, confidence)
         for percent, value, low, high in zip(percents, values, lows, highs, strict=True)
     }
 

@@ -79,17 +79,21 @@ def measure_latency(
         a, b, signature, inputs, answers.answered, rate=rate, pairs=pairs, seed=seed, tick=steps.tick
     )
     evidence = Evidence(blocks_a=blocks.a, blocks_b=blocks.b, rate=rate, what=f"requests at {rate:g}/s")
-    return evidence, _of_blocks(blocks), [*blocks.checks, machine.check()]
+    metrics, noticed = _of_blocks(blocks)
+    return evidence, metrics, [*blocks.checks, *noticed, machine.check()]
 
 
-def _of_blocks(blocks: Blocks) -> list[Metric]:
+def _of_blocks(blocks: Blocks) -> tuple[list[Metric], list[Check]]:
     middle = block_pairs(blocks.a, blocks.b, 50)
     metrics = [_latency_metric(LATENCY, 1e3 * middle.a, 1e3 * middle.b, middle.ratio)]
     if min((len(block) for block in [*blocks.a, *blocks.b]), default=0) >= _P99:
         tail = block_pairs(blocks.a, blocks.b, 99)
         shown = _latency_metric(LATENCY_P99, 1e3 * tail.a, 1e3 * tail.b, tail.ratio)
         metrics.append(shown)
-    return metrics
+    if not math.isfinite(middle.detectable):
+        return metrics, []
+    text = f"{len(blocks.a)} pairs of blocks would notice a slowdown of {100 * middle.detectable:.2g} %."
+    return metrics, [Check("power", True, text, fatal=False)]
 
 
 def _latency_metric(name: str, a: float, b: float, ratio: Estimate) -> Metric:
