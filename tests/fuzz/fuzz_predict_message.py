@@ -20,6 +20,17 @@ _EDIT = 4
 _MAX_EDITS = 8
 
 
+class _Target:
+    """A signature with any inputs; nobody counts what is refused."""
+
+    def __init__(self, signature: Signature, target: tuple[str, int | None, str | None]) -> None:
+        self.signature = signature
+        self.target = target
+
+    def refused(self, error: ServingError) -> None:
+        pass
+
+
 class _Names(Inference):
     """Takes every target, with any inputs."""
 
@@ -30,7 +41,7 @@ class _Names(Inference):
         self, model: str, version: int | None, label: str | None, signature_name: str, caller: Any = None
     ) -> Resolved:
         signature = Signature(signature_name, "", self.inputs, {}, {})
-        return cast("Resolved", type("Target", (), {"signature": signature, "target": (model, version, label)}))
+        return cast("Resolved", _Target(signature, (model, version, label)))
 
 
 def parsed(data: bytes) -> tuple[Any, dict[str, Array]]:
