@@ -1,4 +1,4 @@
-"""What the stamps of requests cost: ``python -m tests.bench.profiling [--part path|stamps] [--models FOLDER]``.
+"""What the stamps of requests cost: ``python -m tests.bench.profiling [--part path|stamps|tab] [--models FOLDER]``.
 
 ``path``: the front's way of a request in this process, without sockets and worker (`tests.bench.front_path`), stamps on
 and off in turns: microseconds of CPU, also where a busy machine hides them from the other part.
@@ -7,6 +7,8 @@ and off in turns: microseconds of CPU, also where a busy machine hides them from
 flight, over gRPC and REST. Blocks with the stamps on and off alternate, in random order within each pair. Compared
 within the pairs: CPU of the front per request, and requests per second; medians with quartiles. Server and load share
 the machine.
+
+``tab``: what a reading of the profile tab costs the kernel: CPU, bytes to the browser, growth after 300 of them.
 """
 
 from __future__ import annotations
@@ -14,15 +16,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import random
 import statistics as stats
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 
+import serving_workbench as sw
 from serving_server.stamps.ring import Settings
 from serving_workbench.load.testing import loadtest
+from serving_workbench.profiling.tab.dashboard import _INTERVAL
 from tests.bench.front_path import FrontPath
 from tests.servers import ServerProcess
 
@@ -71,6 +78,31 @@ def _stamps(models: Path, blocks: int, seconds: float) -> None:
             print(f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} ({low:.3f} to {high:.3f})")
 
 
+def _tab(models: Path, readings: int = 300) -> None:
+    instance = f"bench{os.getpid()}"
+    with tempfile.TemporaryDirectory() as folder:
+        source = max((models / _MODEL).iterdir())
+        served = sw.serve(source, _MODEL, root=Path(folder), instance=instance, progress=False)
+        try:
+            for number in range(400):
+                served.predict(np.float32([number]))
+            tab = sw.profile_live(served)
+            for _ in range(20):
+                tab.refresh()
+            process = psutil.Process()
+            before, began = process.memory_info().rss, time.process_time()
+            for _ in range(readings):
+                tab.refresh()
+            cpu = (time.process_time() - began) / readings
+            grown = process.memory_info().rss - before
+            sent = sum(len(each.value) for each in (tab._numbers, tab._pictures, tab._story))
+            tab.close()
+        finally:
+            sw.stop(instance)
+    print(f"tab: {1e3 * cpu:.1f} ms of CPU a reading ({100 * cpu / _INTERVAL:.1f} % of a core), {sent / 1e3:.0f} KB")
+    print(f"tab: {grown / 1e6:+.1f} MB after {readings} readings")
+
+
 async def _path(blocks: int) -> None:
     path = FrontPath()
     stamps = path.statistics.stamps
@@ -92,14 +124,16 @@ def main() -> None:
     """Print lines of text."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profiling")
     parser.add_argument("--models", type=Path, help="folder that `python -m tests.models` has filled")
-    parser.add_argument("--part", choices=("path", "stamps"), default="path")
+    parser.add_argument("--part", choices=("path", "stamps", "tab"), default="path")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
     if given.part == "path":
         asyncio.run(_path(given.blocks))
     elif given.models is None:
-        parser.error("--part stamps needs --models")
+        parser.error(f"--part {given.part} needs --models")
+    elif given.part == "tab":
+        _tab(given.models.resolve())
     else:
         _stamps(given.models.resolve(), given.blocks, given.seconds)
 

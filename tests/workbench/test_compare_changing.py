@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving_workbench.comparison.live import LiveReader, steady
+from serving_workbench.comparison.live import LiveReader
 from serving_workbench.comparison.margins import Margins
+from serving_workbench.comparison.periods import steady
 from serving_workbench.comparison.verdict import difference_text
 
 RNG = np.random.default_rng(7)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import serving_workbench as sw
-from serving_workbench.comparison.live import counts_of
+from serving_workbench.comparison.periods import counts_of
 from tests.servers import wait_until
 from tests.workbench.test_ramps import Load
 
@@ -206,7 +206,7 @@ def test_counts_are_of_the_periods_that_count() -> None:
         "requests": {"1": 6, "2": 18},
         "outcomes": {"1": outcome},
     }
-    found = counts_of({"periods": [{**period, "since": 9.0}, period, period]}, 1, 10.0)
+    found = counts_of([period, period], 1)
     assert (found.given, found.expected, found.answered, found.errors, found.misses) == (12, 12.0, 10, 2, 4)
     assert found.run == (10, 2, 4)
-    assert counts_of({"periods": [period]}, 2, 0).requests == 0
+    assert counts_of([period], 2).requests == 0

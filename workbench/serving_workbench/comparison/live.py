@@ -8,12 +8,13 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from serving_server.sequential import MIN_REQUESTS, Sums, difference_of_means, difference_of_shares
 from serving_workbench.comparison.by_key import KeyCounts, KeyTotals
 from serving_workbench.comparison.evidence import Check, Estimate, Metric, Role
 from serving_workbench.comparison.margins import Margins
+from serving_workbench.comparison.periods import ArmCounts, counts_of, objective_of, steady
 from serving_workbench.comparison.result import CompareResult
 from serving_workbench.comparison.sample_ratio import sample_ratio
 from serving_workbench.comparison.verdict import decide
@@ -26,7 +27,7 @@ from serving_workbench.tuning.stepping import Steps
 if TYPE_CHECKING:
     from serving_workbench.control import ControlClient
 
-__all__ = ["ERRORS", "MISSES", "RUN_TIME", "ArmCounts", "LiveReader", "compare_live", "counts_of", "objective_of"]
+__all__ = ["ERRORS", "MISSES", "RUN_TIME", "LiveReader", "compare_live"]
 
 RUN_TIME: Final = "run time"
 ERRORS: Final = "error rate"
@@ -48,35 +49,6 @@ _LOOK: Final = 0.5
 _POINTS: Final = 400
 
 
-class ArmCounts(NamedTuple):
-    """What a version of a split did since the comparison began.
-
-    Attributes
-    ----------
-    given : int
-        Requests that the split gave to it.
-    expected : float
-        Those that it should have been given by its shares.
-    answered, errors, misses : int
-        Of all methods.
-    run, total : Sums
-        Of the logarithm of seconds in the graph, and from taking a request to its answer.
-    """
-
-    given: int
-    expected: float
-    answered: int
-    errors: int
-    misses: int
-    run: Sums
-    total: Sums
-
-    @property
-    def requests(self) -> int:
-        """Answered and failed."""
-        return self.answered + self.errors
-
-
 class LiveReader:
     """Reads a split and keeps the sequence of its primary metric.
 
@@ -95,6 +67,11 @@ class LiveReader:
         Whether the split is by key: then the keys are what is compared.
     feedback : callable, optional
         Returns values by key.
+
+    Attributes
+    ----------
+    traffic : dict
+        The server's last answer about the split.
     """
 
     def __init__(
@@ -119,6 +96,7 @@ class LiveReader:
         self._keys = KeyTotals(a, b, since=since, objective=objective) if keyed else None
         self._feedback = feedback
         self._began = time.time()
+        self.traffic: dict[str, Any] = {}
         self._steady_since: float | None = None  # when the shares began that are counted
         self._moved = 0  # how often other ones have begun
         self._settings: tuple[float, str | None] | None = None  # of the period that began then
@@ -132,11 +110,10 @@ class LiveReader:
         WorkbenchError
             The split has ended.
         """
-        traffic = self._control.traffic(self._name)
+        self.traffic = traffic = self._control.traffic(self._name)
         periods = steady(traffic["periods"], self._a, self._b, self._since)
         self._begin_anew(periods)
-        steadily = {**traffic, "periods": periods}
-        counts = counts_of(steadily, self._a, self._since), counts_of(steadily, self._b, self._since)
+        counts = counts_of(periods, self._a), counts_of(periods, self._b)
         alike = _alike(*counts)
         requests = counts[0].requests + counts[1].requests
         source = f"live split, {requests:,} requests"
@@ -249,65 +226,6 @@ class LiveReader:
                 del values[1::2]
         for values, value in zip(self.sequence.values(), row, strict=True):
             values.append(value)
-
-
-def objective_of(traffic: Mapping[str, Any]) -> float | None:
-    """Return the objective of the present split in milliseconds, None when it has none."""
-    for period in traffic["periods"][-1:]:
-        for outcome in period["outcomes"].values():
-            if outcome["objective_s"] is not None:
-                return 1e3 * float(outcome["objective_s"])
-    return None
-
-
-def steady(periods: Sequence[Mapping[str, Any]], a: int, b: int, since: float) -> list[Mapping[str, Any]]:
-    """Return the last periods in which both versions had a share, all of one ratio.
-
-    Periods of other shares are not added up: were all requests slower while B had more of them, B would look slow
-    (Simpson's paradox). Those at the end in which one version had none, as when it was down, are left out.
-    """
-    ratio: float | None = None
-    found: list[Mapping[str, Any]] = []
-    for period in reversed(periods):
-        if period["since"] < since:
-            break
-        first, second = (period["shares"].get(str(version), 0.0) for version in (a, b))
-        if not first or not second:
-            if found:
-                break
-            continue
-        if ratio is not None and not math.isclose(second / first, ratio, rel_tol=1e-9):
-            break
-        ratio = second / first
-        found.insert(0, period)
-    return found
-
-
-def counts_of(traffic: Mapping[str, Any], version: int, since: float) -> ArmCounts:
-    """Return what a version did in the periods that began at `since` or later."""
-    name = str(version)
-    given = answered = errors = misses = runs = 0
-    expected = 0.0
-    run, total = [0.0, 0.0], [0.0, 0.0]
-    for period in traffic["periods"]:
-        if period["since"] < since:
-            continue
-        everything = sum(period["requests"].values())
-        expected += period["shares"].get(name, 0.0) * everything
-        given += period["requests"].get(name, 0)
-        found = period["outcomes"].get(name)
-        if found is None:
-            continue
-        answered += found["answered"]
-        errors += sum(found["errors"].values())
-        misses += found["misses"]
-        runs += found["runs"]
-        for place in (0, 1):
-            run[place] += found["log_run"][place]
-            total[place] += found["log_total"][place]
-    return ArmCounts(
-        given, expected, answered, errors, misses, Sums(runs, run[0], run[1]), Sums(answered, total[0], total[1])
-    )
 
 
 def _relative(name: str, a: Sums, b: Sums, role: Any, unit: str) -> Metric:

@@ -13,7 +13,7 @@ from serving_workbench.ramping import ramp_text
 from serving_workbench.splitting import traffic_text
 
 if TYPE_CHECKING:
-    from serving_workbench.comparison.live import ArmCounts
+    from serving_workbench.comparison.periods import ArmCounts
     from serving_workbench.comparison.result import CompareResult
     from serving_workbench.comparison.tab.reading import Reading
 

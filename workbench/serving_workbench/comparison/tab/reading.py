@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from serving_workbench.comparison.live import ArmCounts, LiveReader, counts_of, objective_of
+from serving_workbench.comparison.live import LiveReader
+from serving_workbench.comparison.periods import ArmCounts, counts_of, objective_of
 from serving_workbench.manage.snapshot import Line
 from serving_workbench.manage.snapshot import Reader as LineReader
 
@@ -127,7 +128,7 @@ class TabReader:
         result = counts = None
         if self._live is not None and arms == self._compared and arms is not None:
             result = self._live.read()
-            everything = control.traffic(self._served.name)
-            first, second = (counts_of(everything, version, self._since) for version in arms)
-            counts = (first, second)
+            # All since the comparison was begun, also what the result leaves out as the shares have changed.
+            periods = [each for each in self._live.traffic["periods"] if each["since"] >= self._since]
+            counts = (counts_of(periods, arms[0]), counts_of(periods, arms[1]))
         return Reading(model, self._lines.read_lines(model), arms, result, counts)
