@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 
 import serving_workbench as sw
+from serving_server.tensors import to_proto
+from serving_server.wire import tfrecord
+from serving_server.wire.messages import PredictionLog
 from tests.servers import ServerProcess, wait_until
 
 X = np.arange(300, dtype=np.float32)
@@ -222,6 +225,31 @@ def test_a_version_is_not_told_from_itself_again_and_again(arms: sw.ServedModel)
     assert repr(found).startswith("A/A of arms@1, 3 times")
     with pytest.raises(sw.WorkbenchError, match="runs=0"):
         sw.aa(arms, data=X, runs=0)
+
+
+def test_requests_of_a_log_are_rows_to_compare(arms: sw.ServedModel, tmp_path: Path) -> None:
+    """What a server's request log holds, and a warmup file: PredictionLog records; other models' are left out."""
+
+    def logged(model: str, first: int, rows: int) -> bytes:
+        entry = PredictionLog()
+        entry.predict_log.request.model_spec.name = model
+        array = np.arange(first, first + rows, dtype=np.float32)
+        entry.predict_log.request.inputs["x"].CopyFrom(to_proto(array))
+        return entry.SerializeToString()
+
+    path = tmp_path / "arms.log"
+    parts = [(arms.name, 0, 1), (arms.name, 1, 4), ("another", 0, 9), (arms.name, 5, 60)]
+    path.write_bytes(b"".join(tfrecord.frame(logged(*each)) for each in parts))
+    result = sw.compare(arms, 1, 2, data=path, output="scores", latency=False, progress=False)
+    heads = {head.name: head for head in result.heads}
+    assert heads["scores"].rows == 65
+    assert result.disagreements("scores", n=None)["input.x"].tolist() == [7.0, 57.0]
+    path.write_bytes(tfrecord.frame(logged("name-in-production", 0, 9)))
+    result = sw.compare(arms, 1, 2, data=path, latency=False, progress=False)
+    assert result.heads[0].rows == 9
+    path.write_bytes(b"".join(tfrecord.frame(logged(name, 0, 9)) for name in ("one", "two")))
+    with pytest.raises(sw.WorkbenchError, match=r"no Predict requests of 'arms' .* There are some of one, two"):
+        sw.compare(arms, 1, 2, data=path, latency=False, progress=False)
 
 
 def test_mirrored_requests_are_compared(arms: sw.ServedModel) -> None:

@@ -25,6 +25,9 @@ _MAX_BYTES = 512 * 1024 * 1024
 def logged_inputs(logs: Any, model: str, signature: Signature) -> dict[str, Array]:
     """Return the rows of all Predict requests of a model and a signature, in the order of the log.
 
+    Requests of other models are left out; those of a log that is of one other model only are taken, as the same model
+    may have another name where it was logged.
+
     Parameters
     ----------
     logs : path or list of paths
@@ -41,9 +44,9 @@ def logged_inputs(logs: Any, model: str, signature: Signature) -> dict[str, Arra
         )
     files = log_files(logs)
     unreadable: list[str] = []
-    parts: dict[str, list[Array]] = {name: [] for name in signature.inputs}
+    found: dict[str, dict[str, list[Array]]] = {}  # by model: by input
     size = others = 0
-    for logged in read_logs(files, model, None, unreadable):
+    for logged in read_logs(files, None, None, unreadable):
         if logged.method != "Predict" or (logged.signature or DEFAULT_SIGNATURE) != signature.name:
             others += 1
             continue
@@ -57,22 +60,26 @@ def logged_inputs(logs: Any, model: str, signature: Signature) -> dict[str, Arra
             unreadable.append(f"{logged}: {error}")
             continue
         full = {**{name: np.asarray(value) for name, value in signature.defaults.items()}, **arrays}
-        if any(name not in full for name in parts):
+        if any(name not in full for name in signature.inputs):
             unreadable.append(f"{logged}: it lacks an input")
             continue
-        for name, kept in parts.items():
-            kept.append(full[name])
-    if not any(parts.values()):
+        kept = found.setdefault(request.model_spec.name, {name: [] for name in signature.inputs})
+        for name, arrays_of in kept.items():
+            arrays_of.append(full[name])
+    parts = found.get(model) or (next(iter(found.values())) if len(found) == 1 else None)
+    if parts is None:
         more = f" {others} were of other methods or signatures." if others else ""
+        more += f" There are some of {', '.join(sorted(found))}." if found else ""
         raise WorkbenchError(
             f"There are no Predict requests of '{model}' with signature '{signature.name}' in {files[0].name}"
             f"{' and others' if len(files) > 1 else ''}.{more} {' '.join(unreadable[:3])}".strip()
         )
-    found: dict[str, Array] = {}
-    for name, kept in parts.items():
-        shapes = {each.shape[1:] for each in kept}
-        if len(shapes) > 1:
-            text = ", ".join(str(list(shape)) for shape in sorted(shapes)[:4])
-            raise WorkbenchError(f"The logged requests have rows of different shapes in input '{name}': {text}.")
-        found[name] = np.concatenate(kept)
-    return found
+    return {name: _joined(name, rows) for name, rows in parts.items()}
+
+
+def _joined(name: str, rows: list[Array]) -> Array:
+    shapes = {each.shape[1:] for each in rows}
+    if len(shapes) > 1:
+        text = ", ".join(str(list(shape)) for shape in sorted(shapes)[:4])
+        raise WorkbenchError(f"The logged requests have rows of different shapes in input '{name}': {text}.")
+    return np.concatenate(rows)
