@@ -3,10 +3,10 @@
 ``path``: the front's way of a request in this process, without sockets and worker (`tests.bench.front_path`), stamps on
 and off in turns: microseconds of CPU, also where a busy machine hides them from the other part.
 
-``stamps``: one server, requests of one row for half_plus_two (the smallest model there is) from a closed loop of 64 in
-flight, over gRPC and REST. Blocks with the stamps on and off alternate, in random order within each pair. Compared
-within the pairs: CPU of the front per request, and requests per second; medians with quartiles. Server and load share
-the machine.
+``stamps``: one server, requests of one row for half_plus_two (the smallest model there is) from h2load, 64 in flight,
+over gRPC and REST. Stamps are switched on and off under that load, in slices, random order within each pair. Compared
+within the pairs: CPU of the front per request (the scheduler's nanoseconds), and requests per second; medians with 95 %
+intervals. Server and load share the machine.
 
 ``tab``: what a reading of the profile tab costs the kernel: CPU, bytes to the browser, growth after 300 of them.
 """
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import concurrent.futures
 import gc
+import math
 import os
 import random
 import statistics as stats
@@ -28,9 +30,12 @@ import psutil
 
 import serving_workbench as sw
 from serving_server.stamps.ring import Settings
-from serving_workbench.load.testing import loadtest
+from serving_server.tensors import to_proto
+from serving_server.wire.messages import PredictRequest
 from serving_workbench.profiling.tab.dashboard import _INTERVAL
+from tests.bench import load_h2load
 from tests.bench.front_path import FrontPath
+from tests.bench.targets import PREDICT, SHAPES
 from tests.servers import ServerProcess
 
 _MODEL = "half_plus_two"
@@ -40,42 +45,79 @@ _IN_FLIGHT = 64
 _FILL = 320
 
 
-def _block(server: ServerProcess, protocol: str, seconds: float, *, stamped: bool) -> tuple[float, float]:
-    """Return the front's CPU per request in us, and requests per second."""
-    status, answer = server.control("PUT", f"/models/{_MODEL}/profile/requests", {"enabled": stamped})
-    assert status == 200, answer
-    front = psutil.Process(server.pid)
-    address = server.grpc_endpoint if protocol == "grpc" else server.rest_url
-    before = sum(front.cpu_times()[:2])
-    result = loadtest(
-        address, model=_MODEL, protocol=protocol, seconds=seconds, warmup=0.0, concurrency=_IN_FLIGHT, progress=False
-    )
-    used = sum(front.cpu_times()[:2]) - before
-    assert result.summary.good == result.summary.requests, "requests failed"
-    return 1e6 * used / result.summary.requests, result.rate
+class _Slices:
+    """What the front used and answered in slices of one continuous load, some of which are stamped."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+
+    def take(self, seconds: float, *, stamped: bool) -> tuple[float, float]:
+        """Return the front's CPU per request in us, and requests per second."""
+        status, answer = self._server.control("PUT", f"/models/{_MODEL}/profile/requests", {"enabled": stamped})
+        assert status == 200, answer
+        before, began = self._now(), time.perf_counter()
+        time.sleep(seconds)
+        after, ended = self._now(), time.perf_counter()
+        requests = after[1] - before[1]
+        return (after[0] - before[0]) / 1e3 / requests, requests / (ended - began)
+
+    def _now(self) -> tuple[int, int]:
+        """Return nanoseconds that the front has run, and how many requests it has answered."""
+        tasks = Path(f"/proc/{self._server.pid}/task").iterdir()
+        used = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+        status, answer = self._server.control("GET", "/statistics")
+        assert status == 200, answer
+        return used, sum(version["requests"].get("OK", 0) for version in answer["models"][_MODEL].values())
 
 
-def _stamps(models: Path, blocks: int, seconds: float) -> None:
+def _stamps(models: Path, pairs: int, seconds: float) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess("--enable_batching=true", directory=Path(folder)) as server,
+        concurrent.futures.ThreadPoolExecutor(1) as beside,
     ):
         server.put_model(_MODEL, models / _MODEL)
         server.wait_available(_MODEL)
+        slices = _Slices(server)
         for protocol in ("grpc", "rest"):
-            _block(server, protocol, seconds, stamped=True)
+            url, body = _request(server, protocol)
+            grpc = protocol == "grpc"
+            connections, streams = SHAPES[_IN_FLIGHT] if grpc else (_IN_FLIGHT, 1)
+            shape = {"connections": connections, "streams": streams, "seconds": 2.2 * pairs * seconds + 3}
+            load = beside.submit(load_h2load.run, url, body, grpc=grpc, **shape)
+            slices.take(1.0, stamped=True)
             found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-            for number in range(blocks):
+            for number in range(pairs):
                 for stamped in random.Random(number).sample([False, True], 2):
-                    found[stamped].append(_block(server, protocol, seconds, stamped=stamped))
+                    found[stamped].append(slices.take(seconds, stamped=stamped))
+            assert not load.done(), "the load ended before its slices"
+            assert not load.result().failed, "requests failed"
             cpu = [on[0] - off[0] for off, on in zip(found[False], found[True], strict=True)]
             rate = [on[1] / off[1] for off, on in zip(found[False], found[True], strict=True)]
-            base = stats.median(off[0] for off in found[False])
-            low, middle, high = stats.quantiles(cpu, n=4)
-            print(f"{protocol}: CPU of the front {base:.1f} us, stamps {middle:+.2f} us ({low:+.2f} to {high:+.2f})")
-            low, middle, high = stats.quantiles(rate, n=4)
-            most = stats.median(off[1] for off in found[False])
-            print(f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} ({low:.3f} to {high:.3f})")
+            base, most = (stats.median(off[which] for off in found[False]) for which in (0, 1))
+            low, middle, high = _median(cpu)
+            print(f"{protocol}: CPU of the front {base:.1f} us, stamps {middle:+.2f} us [{low:+.2f}, {high:+.2f}]")
+            low, middle, high = _median(rate)
+            print(f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} [{low:.3f}, {high:.3f}]")
+
+
+def _request(server: ServerProcess, protocol: str) -> tuple[str, bytes]:
+    """Return where and what the load sends: one row."""
+    if protocol == "rest":
+        return f"{server.rest_url}/v1/models/{_MODEL}:predict", b'{"instances": [1.0]}'
+    request = PredictRequest()
+    request.model_spec.name = _MODEL
+    request.inputs["x"].CopyFrom(to_proto(np.float32([1.0])))
+    return f"http://{server.grpc_endpoint}{PREDICT}", request.SerializeToString()
+
+
+def _median(values: list[float]) -> tuple[float, float, float]:
+    """Return the median between the ends of its 95 % interval, of order statistics (binomial)."""
+    ordered = sorted(values)
+    reach = 0.98 * len(ordered) ** 0.5
+    middle = len(ordered) / 2
+    low, high = max(0, int(middle - reach)), min(len(ordered) - 1, math.ceil(middle + reach))
+    return ordered[low], stats.median(ordered), ordered[high]
 
 
 def _tab(models: Path, readings: int = 300) -> None:
@@ -125,8 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profiling")
     parser.add_argument("--models", type=Path, help="folder that `python -m tests.models` has filled")
     parser.add_argument("--part", choices=("path", "stamps", "tab"), default="path")
-    parser.add_argument("--blocks", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--blocks", type=int, default=20, help="pairs of `path`")
+    parser.add_argument("--pairs", type=int, default=150, help="of slices of `stamps`")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of a slice")
     given = parser.parse_args()
     if given.part == "path":
         asyncio.run(_path(given.blocks))
@@ -135,7 +178,7 @@ def main() -> None:
     elif given.part == "tab":
         _tab(given.models.resolve())
     else:
-        _stamps(given.models.resolve(), given.blocks, given.seconds)
+        _stamps(given.models.resolve(), given.pairs, given.seconds)
 
 
 if __name__ == "__main__":
