@@ -45,7 +45,10 @@ def test_the_files_are_those_that_repo2docker_reads() -> None:
 
 def test_what_opens_is_there() -> None:
     config = json.loads((BINDER / "jupyter_server_config.json").read_text())
-    for url in (config["ServerApp"]["default_url"], config["LabApp"]["default_url"]):
+    readme = (ROOT / "README.md").read_text()
+    assert "https://mybinder.org/badge_logo.svg" in readme
+    (linked,) = re.findall(r"https://mybinder\.org/v2/gh/<owner>/<repository>/HEAD\?urlpath=(\S+)", readme)
+    for url in (config["ServerApp"]["default_url"], config["LabApp"]["default_url"], f"/{linked}"):
         assert (ROOT / url.removeprefix("/lab/tree/")).is_file()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from serving_jupyter.expressions import split
 from serving_jupyter.help import help_page
-from serving_jupyter.magics import MAIN, magic_parsers
+from serving_jupyter.magics import MAGICS, MAIN, magic_parsers
 from serving_workbench.commands import did_you_mean
 from serving_workbench.errors import CommandLineError
 
@@ -80,14 +81,26 @@ def test_suggestions() -> None:
     assert did_you_mean("xyz", ["status"], "; no") == "; no"
 
 
-def test_the_help_names_every_sub_command_and_flag() -> None:
+def test_the_help_names_every_sub_command_and_each_has_a_page() -> None:
     parsers = magic_parsers("serve")
     page = help_page("serve", parsers)
+    assert len(page.splitlines()) < 90
     for command, parser in parsers.items():
-        assert f"usage: {'%serve ' + command if command else '%serve'}" in page
+        spelled = f"%serve {command}".strip()
+        assert spelled in page
+        own = parser.format_help() if command else page
+        assert f"usage: {spelled}" in own
         for flag in parser.flags():
-            assert flag in page
+            assert flag in own
     assert "{status}" in page, "how to serve a variable that is named like a sub-command"
+
+
+@pytest.mark.parametrize("magic", MAGICS)
+def test_a_help_page_begins_with_a_sentence_and_examples(magic: str) -> None:
+    first, empty, example, *_ = help_page(magic, magic_parsers(magic)).splitlines()
+    assert re.fullmatch(r"[A-Z].*\.", first)
+    assert empty == ""
+    assert example.startswith(f"    %{magic} ")
 
 
 def test_parsers_are_built_once() -> None:

@@ -185,6 +185,22 @@ def test_the_history_of_a_folder(folder: Path) -> None:
     assert sw.history(folder)["path"].tolist() == frame["path"].tolist()
 
 
+def test_the_display_of_a_history_is_narrow_and_names_what_it_leaves_out(folder: Path) -> None:
+    frame = sw.history(folder)
+    for shown in (repr(frame), frame._repr_html_()):
+        assert "it answers nonsense" in shown
+        assert "metrics.loss" in shown
+        assert "More columns: user, origin, model, digest, intact, size, path, libraries." in shown
+        assert str(folder) not in shown
+    assert max(len(line) for line in repr(frame).splitlines()[:-1]) < 160
+    # What is made of it shows all that it has.
+    assert type(frame[["version", "path"]]) is type(frame.set_index("version"))
+    assert str(folder) in frame[["version", "path"]].to_string()
+    assert "intact" in repr(folder_history(folder, verify=True)).split("More columns")[0]
+    del frame["published"]
+    assert "it answers nonsense" in repr(frame)
+
+
 def test_the_history_verifies_digests_when_asked(folder: Path) -> None:
     with (folder / "2" / "saved_model.pb").open("ab") as file:
         file.write(b"\0")
@@ -202,6 +218,7 @@ def test_an_empty_folder_has_an_empty_history(tmp_path: Path) -> None:
     (tmp_path / "digits").mkdir()
     frame = sw.history("digits", root=tmp_path)
     assert len(frame) == 0
+    assert repr(frame).startswith("no versions")
     assert {"version", "note", "digest", "published"} <= set(frame.columns)
 
 

@@ -99,7 +99,8 @@ def shown(result: Any, *, as_json: bool) -> str:
         from serving_workbench.display import summary
 
         return summary(result)
-    if hasattr(result, "to_string"):  # a DataFrame, whose repr leaves columns out; empty ones say nothing
+    if hasattr(result, "to_string") and not hasattr(result, "left_out"):
+        # A DataFrame, whose repr leaves columns out; empty ones say nothing.
         return str(result.dropna(axis="columns", how="all").to_string(index=False))
     if hasattr(result, "_repr_mimebundle_"):
         return str(result._repr_mimebundle_()["text/plain"])

@@ -52,6 +52,7 @@ def history(
         metric, ``origin`` (notebook or script), ``model``, ``rejected`` (the reason), ``digest``, ``intact`` (None
         unless verified), ``size`` (bytes), ``path``, and ``libraries.<name>``. A version that came without notes shows
         what its files tell.
+        Displayed are the first ones, metrics, and what is wrong; the rest is there.
 
     Raises
     ------
@@ -101,6 +102,8 @@ def folder_history(folder: Path, model: Mapping[str, Any] | None = None, *, veri
     """
     import pandas as pd  # 0.5 s: only for those who ask
 
+    from serving_workbench.history_frame import HistoryFrame
+
     states = {} if model is None else {version["version"]: version["state"] for version in model["versions"]}
     serving = None if model is None else model["serving_version"]
     rows = []
@@ -113,7 +116,7 @@ def folder_history(folder: Path, model: Mapping[str, Any] | None = None, *, veri
     rows.sort(key=lambda row: (row["version"], row["published"] or ""), reverse=True)
     prefixes = ("metrics.", "libraries.")
     metrics, libraries = (sorted({key for row in rows for key in row if key.startswith(p)}) for p in prefixes)
-    frame = pd.DataFrame(rows, columns=pd.Index([*_FIRST, *metrics, *_LAST, *libraries]))
+    frame = HistoryFrame(rows, columns=pd.Index([*_FIRST, *metrics, *_LAST, *libraries]))
     frame["published"] = pd.to_datetime(frame["published"], utc=True, errors="coerce", format="ISO8601")
     return frame
 

@@ -316,8 +316,6 @@ class CompareResult:
         """Return all of it as text."""
         lines = [f"{self.decision.kind}: {self.a} (A) against {self.b} (B); {self.source}."]
         lines += [f"- {reason}" for reason in self.reasons]
-        if self.decision.more_rows:
-            lines.append(f"- About {self.decision.more_rows:,} more rows would tell.")
         if not self.complete:
             lines.append("- It was ended early: this is what had been found.")
         lines += ["", repr(self.table())]

@@ -33,13 +33,12 @@ def verdict_box(result: CompareResult) -> str:
     """Return the verdict with its reasons as HTML."""
     decision = result.decision
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in decision.reasons)
-    more = f"<p>About {decision.more_rows:,} more rows would tell.</p>" if decision.more_rows else ""
     early = "" if result.complete else "<p>It was ended early: this is what had been found.</p>"
     title = f"{html.escape(result.a)} (A) against {html.escape(result.b)} (B); {html.escape(result.source)}"
     return (
         f"<div style='border-left:6px solid {COLORS[decision.kind]};padding:4px 12px;margin:4px 0'>"
         f"<p style='margin:2px 0'><b style='font-size:120%'>{decision.kind}</b> &nbsp; {title}</p>"
-        f"<ul style='margin:4px 0'>{reasons}</ul>{more}{early}</div>"
+        f"<ul style='margin:4px 0'>{reasons}</ul>{early}</div>"
     )
 
 

@@ -46,8 +46,7 @@ class Verdict:
     more_rows: int | None = None
 
     def __str__(self) -> str:
-        more = f" ({self.more_rows:,} more rows)" if self.more_rows else ""
-        return f"{self.kind}{more}: {self.reasons[0]}"
+        return f"{self.kind}: {self.reasons[0]}"
 
 
 def decide(metrics: Sequence[Metric], heads: Sequence[Head] = (), checks: Sequence[Check] = ()) -> Verdict:

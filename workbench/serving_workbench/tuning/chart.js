@@ -189,11 +189,23 @@ function render({ model, el }) {
   const draw = () => {
     const data = model.get("data");
     if (data && data.t) panels.forEach(([panel, how]) => how(panel, data));
+  };
+  const update = () => {
+    draw();
     grid.dataset.updates = Number(grid.dataset.updates || 0) + 1; // for whoever waits for the next picture
   };
-  model.on("change:data", draw);
-  draw();
-  return () => model.off("change:data", draw);
+  model.on("change:data", update);
+  update();
+  // The colours of the theme are known once this is part of the page, and change with the theme.
+  const shown = new ResizeObserver(draw);
+  shown.observe(grid);
+  const themed = new MutationObserver(draw);
+  themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name"] });
+  return () => {
+    model.off("change:data", update);
+    shown.disconnect();
+    themed.disconnect();
+  };
 }
 
 export default { render };

@@ -174,7 +174,7 @@ class _Tuner:
                 result.complete = False
                 result.notes.append(f"Ended early: {error}")
         for flag, count in sorted(verifier.flags.items()):
-            result.notes.append(f"In {count} runs {flag}.")
+            result.notes.append(f"In {count} run{'' if count == 1 else 's'} {flag}.")
         return result
 
     def _measure(

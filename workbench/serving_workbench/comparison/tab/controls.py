@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Controls"]
 
-_ARM: Final = {"width": "20em"}
+_ARM: Final = {"width": "24em"}
 
 
 class Controls:

@@ -74,7 +74,7 @@ class Panel {
     const y = this.y(value);
     add(this.inner, "line", { x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: y, y2: y, stroke: colour, "stroke-width": 1.3, "stroke-dasharray": dash });
     const place = left ? { x: SIZE.left + 4, "text-anchor": "start" } : { x: SIZE.width - SIZE.right - 4, "text-anchor": "end" };
-    add(this.inner, "text", { ...place, y: y - 4, fill: colour }, text);
+    add(this.inner, "text", { ...place, y: y - 4 }, text);
   }
 
   mark(at, text) {
