@@ -16,6 +16,12 @@ _ALWAYS: Final = ("version", "state", "serving", "published", "note")
 _TELLING: Final = ("rejected", "intact")
 
 
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, pd.Timestamp) else str(value)
+
+
 class HistoryFrame(pd.DataFrame):
     """A DataFrame whose display leaves columns out, and names them; what is made of it is a plain DataFrame."""
 
@@ -34,18 +40,17 @@ class HistoryFrame(pd.DataFrame):
 
     def _shown(self) -> tuple[pd.DataFrame, str]:
         """Return the part that is displayed, and a line about the rest."""
-        part = pd.DataFrame(self)[self._chosen()].astype(object)
-        part = part.map(lambda value: f"{value:%Y-%m-%d %H:%M}" if isinstance(value, pd.Timestamp) else value)
+        part = pd.DataFrame(self)[self._chosen()].map(_text)
         return part, f"More columns: {', '.join(self.left_out())}."
 
     def __repr__(self) -> str:
         part, more = self._shown()
-        text = part.fillna("").to_string(index=False) if len(part) else "no versions"
+        text = part.to_string(index=False) if len(part) else "no versions"
         return f"{text}\n{more}"
 
     def _repr_html_(self) -> str:
         part, more = self._shown()
-        table = part.fillna("").to_html(index=False, border=0)
+        table = part.to_html(index=False, border=0)
         return f"{table}<p>{html.escape(more)}</p>"
 
     def _repr_data_resource_(self) -> Any:
