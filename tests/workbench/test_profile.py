@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from serving_server.wire.messages import PredictRequest
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.profiling.entry import _request
 from serving_workbench.profiling.operations import FRAMEWORK
+from serving_workbench.tuning.stepping import Steps, moving
 from tests.models import copy_version
+from tests.servers import wait_until
 
 SHAPES = {"rows": (-1, 2), "any": None, "fixed": (99,)}
 QUICK: dict[str, Any] = {"batches": 8, "busy": 1.0}
@@ -41,6 +44,17 @@ def served(warm: str, models_dir: Path) -> Iterator[sw.ServedModel]:
 @pytest.fixture(scope="module")
 def result(served: sw.ServedModel) -> sw.ProfileResult:
     return sw.profile(served, 1, batches=20, batch_sizes=(1, 64), busy=1.0)
+
+
+def test_a_bar_moves_while_one_answer_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps("profile", 1.0, enabled=False)
+    ticks: list[float] = []
+    monkeypatch.setattr(steps, "tick", lambda: ticks.append(steps.spent))
+    with moving(steps):
+        steps.step("ops")
+        wait_until(lambda: len(ticks) >= 3, what="a bar that moves")
+    assert steps.seconds["ops"] > 0
+    assert "serving-workbench bar" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_the_heavy_product_is_found(result: sw.ProfileResult) -> None:

@@ -52,6 +52,7 @@ def _arguments(parser: Parser) -> None:
     parser.add("--tensorboard", kind=kinds.text, role="file", metavar="DIR", help="write TensorFlow's trace there")
     parser.add("--save", kind=kinds.text, role="file", metavar="FILE", help="write all of it for ProfileResult.load")
     add_instance(parser)
+    parser.add("--no-progress", action="store_true", help="show no bar")
 
 
 def _run(arguments: argparse.Namespace, place: Place) -> Any:
@@ -94,7 +95,7 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         options["seconds"] = arguments.seconds
     if arguments.live:
         return sw.profile_live(model, version)
-    result = sw.profile(model, version, live=arguments.watch, **options)
+    result = sw.profile(model, version, live=arguments.watch, progress=not arguments.no_progress, **options)
     if arguments.trace is not None:
         place.say(f"Wrote {result.chrome_trace(Path(arguments.trace))}.")
     if arguments.tensorboard is not None:

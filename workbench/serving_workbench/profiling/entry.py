@@ -16,6 +16,7 @@ from serving_workbench.inputs import as_inputs
 from serving_workbench.profiling.comparison import ProfileComparison
 from serving_workbench.profiling.result import ProfileResult
 from serving_workbench.savedmodel import default_signature_name
+from serving_workbench.tuning.stepping import Steps, moving
 
 __all__ = ["compare_profiles", "loaded_version", "profile"]
 
@@ -27,6 +28,8 @@ PARTS: Final = ("ops", "memory", "startup")
 
 _SECONDS: Final = 20.0
 _LIVE_SECONDS: Final = 2.0
+#: For the bar: about what memory and load take.
+_OTHER_SECONDS: Final = 5.0
 
 
 def profile(
@@ -43,6 +46,7 @@ def profile(
     live: bool = False,
     parts: Sequence[str] = PARTS,
     trace: bool = True,
+    progress: bool = True,
     instance: str | None = None,
 ) -> ProfileResult:
     """Find out where the time and the memory of a model's runs go, what a row costs by batch size, what the load took.
@@ -78,6 +82,8 @@ def profile(
         size; not with `live`), ``startup`` (where the time of the load went).
     trace : bool
         Keep TensorFlow's own trace, for `ProfileResult.to_tensorboard`.
+    progress : bool
+        Show a bar in notebooks and terminals.
     instance : str, optional
         Where a model's name is looked for.
 
@@ -112,14 +118,20 @@ def profile(
         if data is not None:
             rows["request"] = _request(data, chosen)
     try:
-        if "ops" in parts:
-            answer = model.server.ask(lambda: control.profile_ops(model.name, number, **wish, **rows))
-            found.ops_data, found.requests = answer["profile"], answer["requests"]
-            found.stages = _stages(model, number)
-        if "memory" in parts and not live:
-            found.memory_data = model.server.ask(lambda: control.profile_memory(model.name, number, busy=busy, **rows))
-        if "startup" in parts:
-            found.startup_data = model.server.ask(lambda: control.profile_startup(model.name, number))
+        with moving(Steps(f"profile {model.name}", seconds + _OTHER_SECONDS, enabled=progress)) as steps:
+            if "ops" in parts:
+                steps.step("live requests" if live else "ops")
+                answer = model.server.ask(lambda: control.profile_ops(model.name, number, **wish, **rows))
+                found.ops_data, found.requests = answer["profile"], answer["requests"]
+                found.stages = _stages(model, number)
+            if "memory" in parts and not live:
+                steps.step("memory")
+                found.memory_data = model.server.ask(
+                    lambda: control.profile_memory(model.name, number, busy=busy, **rows)
+                )
+            if "startup" in parts:
+                steps.step("load")
+                found.startup_data = model.server.ask(lambda: control.profile_startup(model.name, number))
     except ControlError as error:
         raise _in_words(error, model.name, number) from error
     return found

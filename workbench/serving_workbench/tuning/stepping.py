@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from serving_workbench.progress import make_bar
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "moving"]
+
+#: Seconds between two looks at the clock.
+_EVERY: Final = 0.5
 
 
 class Steps:
@@ -65,3 +71,22 @@ class Steps:
     def _note(self, now: float) -> None:
         if self._step:
             self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._step_began
+
+
+@contextmanager
+def moving(steps: Steps) -> Iterator[Steps]:
+    """Move a bar on while this thread waits for one long answer, and close it at the end."""
+    ended = threading.Event()
+
+    def move() -> None:
+        while not ended.wait(_EVERY):
+            steps.tick()
+
+    mover = threading.Thread(target=move, name="serving-workbench bar", daemon=True)
+    mover.start()
+    try:
+        yield steps
+    finally:
+        ended.set()
+        mover.join()
+        steps.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -168,20 +167,20 @@ class ProfileTab:
     # -- buttons: they start something and return ----------------------------------------------------------------------
 
     def _ops(self) -> None:
-        self._profile("Profiling ops", lambda: profile(self.model, self.version, parts=("ops",)))
+        self._profile("Profiling ops", parts=("ops",))
 
     def _watch(self) -> None:
-        self._profile("Watching live runs", lambda: profile(self.model, self.version, parts=("ops",), live=True))
+        self._profile("Watching live runs", parts=("ops",), live=True)
 
     def _memory(self) -> None:
-        self._profile("Measuring memory", lambda: profile(self.model, self.version, parts=("memory",)))
+        self._profile("Measuring memory", parts=("memory",))
 
     def _startup(self) -> None:
-        self._profile("Reading the load's times", lambda: profile(self.model, self.version, parts=("startup",)))
+        self._profile("Reading the load's times", parts=("startup",))
 
-    def _profile(self, what: str, made: Callable[[], ProfileResult]) -> None:
+    def _profile(self, what: str, **options: Any) -> None:
         def run() -> str:
-            self.result = made()
+            self.result = profile(self.model, self.version, progress=False, **options)
             if self.result.ops_data is not None:
                 self._with_ops = self.result
             self._result.value = self.result._repr_html_()
