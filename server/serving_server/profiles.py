@@ -35,6 +35,7 @@ class WorkerProfiles:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._traces: set[int] = set()
+        self._gone: ServingError | None = None
 
     async def run(self, path: str, seconds: float, options: Mapping[str, int]) -> int:
         """Profile for a while into a file, and return its size in bytes. Cancelling ends the profile early.
@@ -76,6 +77,8 @@ class WorkerProfiles:
             buffer.close()
 
     async def _ask(self, number: int, message: Message, fds: Sequence[int] = ()) -> int:
+        if self._gone is not None:
+            raise self._gone  # nobody is there who would answer
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         self._send({**message, "id": number}, fds)
@@ -103,7 +106,8 @@ class WorkerProfiles:
             future.set_exception(ServingError(message["message"], StatusCode(message["code"])))
 
     def fail(self, error: ServingError) -> None:
-        """Answer all: the worker is gone."""
+        """Answer all, and those that still come: the worker is gone."""
+        self._gone = error
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import os
+import signal
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving_server.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
+from serving_server.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from serving_server.profiles import WorkerProfiles
 from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name, to_proto
 from serving_server.version_profiles import OpWish
@@ -175,6 +179,58 @@ def test_one_at_a_time_and_none_for_a_client_that_is_gone(shared_server: SharedS
     assert isinstance(impatient[0], TimeoutError)
     # Its profile is ended with it, long before the 30 seconds; the next one waits for that.
     assert profile(shared_server, model)["batches"] == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("ops", {"live": True, "seconds": 30}), ("memory", {"sizes": list(range(1, 33)), "busy": 0.01})],
+    ids=["ops", "memory"],
+)
+def test_a_worker_that_ends_takes_its_profile_along(
+    server: Callable[..., ServerProcess], models_dir: Path, kind: str, fields: dict[str, Any]
+) -> None:
+    process = server()
+    process.put_model("dominated", models_dir / "dominated", policy={"specific": {"versions": [1, 2]}})
+    process.wait_available("dominated", 1, 2)
+    answers: list[tuple[int, Any]] = []
+
+    def ask() -> None:
+        answers.append(process.control("POST", f"/models/dominated/versions/1/profile/{kind}", fields, timeout=60))
+
+    thread = threading.Thread(target=ask)
+    with asking(process, "dominated", 2, {"x": np.ones((1, 512), np.float32)}) as other:
+        thread.start()
+        try:
+            wait_until(
+                lambda: refused(process, "dominated", live=True, seconds=0.01)[:2] == (409, "ALREADY_EXISTS"),
+                what="the profile to run",
+            )
+            answered = len(other)
+            os.kill(process.versions("dominated")[1]["worker_pid"], signal.SIGKILL)
+        finally:
+            thread.join(30)
+        assert not thread.is_alive(), "the profile waits for a worker that is gone"
+        status, answer = answers[0]
+        assert (status, answer["code"]) == (503, "UNAVAILABLE")
+        assert "the worker of model 'dominated' version 1 was killed by signal 9" in answer["error"]
+        process.wait_available("dominated", 1, retries=True)
+        assert profile(process, "dominated")["batches"] == 5
+        assert len(other) > answered
+
+
+def test_nobody_waits_for_a_worker_that_is_gone_already() -> None:
+    async def ask() -> None:
+        sent: list[Any] = []
+        profiles = WorkerProfiles(lambda message, fds=(): sent.append(message))
+        early = asyncio.create_task(profiles.ask("profile_ops", {}))
+        await asyncio.sleep(0)
+        profiles.fail(UnavailableError("it is gone"))
+        for late in (early, profiles.ask("profile_ops", {}), profiles.run("gs://nix", 1.0, {})):
+            with pytest.raises(UnavailableError, match="it is gone"):
+                await asyncio.wait_for(late, 5)
+        assert len(sent) == 1
+
+    asyncio.run(ask())
 
 
 def test_recorded_rows_come_first(server: Callable[..., ServerProcess], model_copy: Callable[..., Path]) -> None:

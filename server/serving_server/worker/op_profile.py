@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import os
 import random
+import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -52,16 +54,22 @@ def collect(during: Callable[[], None], options: dict[str, int]) -> bytes:
     tf.errors.OpError
         Another trace of this process goes on.
     """
-    # `stop` returns the events of the trace viewer; what TensorBoard reads, an XSpace, is only ever exported.
-    with tempfile.TemporaryDirectory(prefix="serving-profile-") as folder:
-        session = _pywrap_profiler.ProfilerSession()
-        session.start(folder, options)
+    # `stop` returns the events of the trace viewer; what TensorBoard reads, an XSpace, is only ever exported. The
+    # folder is made for the export only: a worker that ends in the middle of a trace leaves none behind.
+    folder = Path(tempfile.gettempdir()) / f"serving-profile-{secrets.token_hex(16)}"
+    session = _pywrap_profiler.ProfilerSession()
+    session.start(str(folder), options)
+    try:
+        during()
+    finally:
+        folder.mkdir(mode=0o700)
         try:
-            during()
-        finally:
             session.export_to_tb()
-        (exported,) = Path(folder).rglob("*.xplane.pb")
-        return exported.read_bytes()
+            (exported,) = folder.rglob("*.xplane.pb")
+            trace = exported.read_bytes()
+        finally:
+            shutil.rmtree(folder)
+    return trace
 
 
 def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threading.Event) -> dict[str, Any]:
