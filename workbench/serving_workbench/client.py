@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
 from serving_server.signatures import Signature, parse_signatures
@@ -19,6 +22,7 @@ from serving_server.wire.messages import (
     PredictResponse,
     SignatureDefMap,
 )
+from serving_workbench.client_stamps import HEADER, ClientStamp, checked_id, fresh_id, keep
 from serving_workbench.errors import PredictError
 from serving_workbench.inputs import as_inputs, is_dataframe
 from serving_workbench.savedmodel import default_signature_name, usable_signatures
@@ -51,6 +55,8 @@ class PredictClient:
     Notes
     -----
     Safe to use from several threads. `close` it, or use it as a context manager.
+
+    Each prediction has an ``x-request-id`` and leaves its times in `serving_workbench.client_stamps`.
     """
 
     def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
@@ -59,11 +65,7 @@ class PredictClient:
             self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         else:
             self._channel = grpc.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
-        self._predict = self._channel.unary_unary(
-            f"{_SERVICE}Predict",
-            request_serializer=PredictRequest.SerializeToString,
-            response_deserializer=PredictResponse.FromString,
-        )
+        self._predict = self._channel.unary_unary(f"{_SERVICE}Predict")  # of bytes: what encoding takes is stamped
         self._metadata = self._channel.unary_unary(
             f"{_SERVICE}GetModelMetadata",
             request_serializer=GetModelMetadataRequest.SerializeToString,
@@ -114,6 +116,7 @@ class PredictClient:
         signature: str | None = None,
         timeout: float = 10.0,
         raw_strings: bool = False,
+        request_id: str | None = None,
     ) -> Any:
         """Return the model's answer.
 
@@ -132,6 +135,8 @@ class PredictClient:
         raw_strings : bool
             String outputs are arrays of `str` when all their elements are valid UTF-8, else of `bytes`; True keeps
             `bytes` always.
+        request_id : str, optional
+            Sent as ``x-request-id``, by which `ServedModel.requests` finds the request; by default a fresh one.
 
         Returns
         -------
@@ -144,14 +149,8 @@ class PredictClient:
         PredictError
             Refused here (a wrong input), by the server, or not answered in time; ``.code`` says which.
         """
-        outputs = self.outputs(name, x, version=version, signature=signature, timeout=timeout)
-        if not raw_strings:
-            outputs = {key: decode_text(array) for key, array in outputs.items()}
-        if is_dataframe(x):
-            frame = _as_frame(outputs, x)
-            if frame is not None:
-                return frame
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        finish = functools.partial(_answer_for, x, raw_strings=raw_strings)
+        return self._outputs(name, x, version, signature, timeout, checked_id(request_id), finish)
 
     def outputs(
         self,
@@ -163,33 +162,76 @@ class PredictClient:
         timeout: float = 10.0,
     ) -> dict[str, Array]:
         """Return every output by name, strings as `bytes`; see `predict`."""
+        found: dict[str, Array] = self._outputs(name, x, version, signature, timeout, fresh_id(), lambda each: each)
+        return found
+
+    def _outputs(
+        self,
+        name: str,
+        x: object,
+        version: int | str | None,
+        signature: str | None,
+        timeout: float,
+        request_id: str,
+        finish: Callable[[dict[str, Array]], Any],
+    ) -> Any:
+        """Return what `finish` makes of the outputs; that counts as reading the answer."""
         with self._lock:
             remembered = self._signatures.get((name, version))
         if remembered is not None:
             try:
-                return self._ask(name, version, _choose(remembered, signature, name), x, timeout)
+                chosen = _choose(remembered, signature, name)
+                return self._ask(name, version, chosen, x, timeout, request_id, finish)
             except PredictError as error:
                 if error.code not in _MAYBE_CHANGED:
                     raise
                 if self.signatures(name, version, timeout=timeout) == remembered:
                     raise
         found = self.signatures(name, version, timeout=timeout)
-        return self._ask(name, version, _choose(found, signature, name), x, timeout)
+        return self._ask(name, version, _choose(found, signature, name), x, timeout, request_id, finish)
 
     def _ask(
-        self, name: str, version: int | str | None, signature: Signature, x: object, timeout: float
-    ) -> dict[str, Array]:
+        self,
+        name: str,
+        version: int | str | None,
+        signature: Signature,
+        x: object,
+        timeout: float,
+        request_id: str,
+        finish: Callable[[dict[str, Array]], Any],
+    ) -> Any:
+        begun = perf_counter()
         request = PredictRequest()
         _fill_spec(request.model_spec, name, version)
         request.model_spec.signature_name = signature.name
         for key, array in as_inputs(x, signature).items():
             request.inputs[key].CopyFrom(to_proto(array, as_content=True))
-        answer = self._call(self._predict, request, timeout, name, version)
-        return _arrays(answer.outputs)
-
-    def _call(self, method: Any, request: Any, timeout: float, name: str, version: int | str | None) -> Any:
         try:
-            return method(request, timeout=timeout)
+            message = request.SerializeToString()
+        except EncodeError as error:
+            raise PredictError(f"The request cannot be written: {error}", code="INTERNAL") from error
+        sent = perf_counter()
+        said = self._call(self._predict, message, timeout, name, version, ((HEADER, request_id),))
+        answered = perf_counter()
+        try:
+            answer = PredictResponse.FromString(said)
+        except DecodeError as error:
+            raise PredictError(f"The answer cannot be read: {error}", code="INTERNAL") from error
+        found = finish(_arrays(answer.outputs))
+        keep(ClientStamp(request_id, begun, sent, answered, perf_counter()))
+        return found
+
+    def _call(
+        self,
+        method: Any,
+        request: Any,
+        timeout: float,
+        name: str,
+        version: int | str | None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
+    ) -> Any:
+        try:
+            return method(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             code = error.code().name
             hint = None
@@ -238,6 +280,17 @@ def _arrays(outputs: Any) -> dict[str, Array]:
         # A view of the message is read-only and perhaps unaligned; users change what they get.
         arrays[key] = array if array.flags.writeable and array.flags.aligned else array.copy()
     return arrays
+
+
+def _answer_for(x: object, outputs: dict[str, Array], *, raw_strings: bool) -> Any:
+    """Return outputs in the form that fits what was asked; see `PredictClient.predict`."""
+    if not raw_strings:
+        outputs = {key: decode_text(array) for key, array in outputs.items()}
+    if is_dataframe(x):
+        frame = _as_frame(outputs, x)
+        if frame is not None:
+            return frame
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def decode_text(array: Array) -> Array:

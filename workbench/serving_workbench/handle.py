@@ -93,6 +93,7 @@ class ServedModel:
         timeout: float = 10.0,
         *,
         raw_strings: bool = False,
+        request_id: str | None = None,
     ) -> Any:
         """Ask the model over gRPC: see `serving_workbench.client.PredictClient.predict`.
 
@@ -107,6 +108,8 @@ class ServedModel:
             Seconds.
         raw_strings : bool
             Keep string outputs as `bytes`.
+        request_id : str, optional
+            By which `requests` finds it, 1 to 128 printable ASCII characters without spaces; by default a fresh one.
 
         Returns
         -------
@@ -117,7 +120,13 @@ class ServedModel:
         PredictError
         """
         return self.server.client.predict(
-            self.name, x, version=version, signature=signature, timeout=timeout, raw_strings=raw_strings
+            self.name,
+            x,
+            version=version,
+            signature=signature,
+            timeout=timeout,
+            raw_strings=raw_strings,
+            request_id=request_id,
         )
 
     def signatures(self, version: int | str | None = None) -> dict[str, Signature]:
@@ -200,6 +209,9 @@ class ServedModel:
     ) -> RequestProfile:
         """Return the last answered requests, with the stages of each and the batch that it ran in.
 
+        Of requests that this process has sent, by `predict` or ``loadtest(..., stamped=100)``, also the client's times:
+        encoding, transport there and back, decoding.
+
         Parameters
         ----------
         limit : int
@@ -209,7 +221,7 @@ class ServedModel:
         version : int, optional
             Only this one's.
         request_id : str, optional
-            Only those that came with this ``x-request-id``.
+            Only those that came with this ``x-request-id``, as `predict` sends it.
 
         Returns
         -------

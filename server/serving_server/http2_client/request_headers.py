@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -112,8 +113,24 @@ class RequestHeaders:
         self._size = sum(length + len(value) + _OVERHEAD for _, value, length in fields)
         self._size += len(b":methodPOST:scheme") + len("https" if secure else "http") + 2 * _OVERHEAD
         #: The block without a deadline.
-        self.plain: Final = HeaderBlock(self._block, self._size)
+        self.plain = HeaderBlock(self._block, self._size)
         self._timed: dict[float, HeaderBlock] = {}
+
+    def also(self, name: str, value: str | bytes) -> RequestHeaders:
+        """Return the same with one more field of metadata, for a request of its own; what was checked is not again.
+
+        Raises
+        ------
+        InvalidArgumentError
+            As for `metadata`.
+        """
+        other = copy.copy(self)
+        field, content = _checked((name, value))
+        other._block = self._block + literal(field, content)
+        other._size = self._size + len(field) + len(content) + _OVERHEAD
+        other.plain = HeaderBlock(other._block, other._size)
+        other._timed = {}
+        return other
 
     def timed(self, timeout: float) -> HeaderBlock:
         """Return the block with a ``grpc-timeout``, in seconds; those used before are kept.

@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._ready_bytes = 0  # of answers that wait for their turn
         self._busy = False  # inside _pump, which sends what is answered meanwhile
         self._answer = b""  # the last one, about to be sent
+        self._due = False  # others are
         self._deadline = math.inf
         self._now = owner.now
         self._idle_timeout = owner.limits.idle_timeout
@@ -206,11 +207,13 @@ class Connection(asyncio.Protocol):
             return
         slot.wire = wire
         self._ready_bytes += len(wire[0]) + len(wire[1])
-        if not self._busy:
-            self._pump()
+        if not (self._busy or self._due):
+            # Not at once either: the stamp of an answer that was written comes before the client has it.
+            self._due = True
+            self._owner.send_soon(self)
 
     def send_answer(self, now: float) -> None:
-        """Send what `finish` has left to be sent; nothing else has happened on this connection since.
+        """Send what `finish` has left to be sent.
 
         Parameters
         ----------
@@ -225,6 +228,9 @@ class Connection(asyncio.Protocol):
                 transport.write(answer)
                 if not self._write_paused:
                     self._deadline = now + self._idle_timeout
+        elif self._due:
+            self._due = False
+            self._pump()
 
     def _pump(self) -> None:
         """Start what may run, send what is ready, and settle what to read and to wait for."""

@@ -27,6 +27,7 @@ _WHOLE: Final = {
     "max_in_flight": (1, 1_000_000),
     "max_backlog": (1, MAX_REQUESTS),
     "seed": (0, 2**63 - 1),
+    "stamped": (1, 1_000_000),
 }
 MAX_SECONDS: Final = 24 * 3600.0
 MAX_DRAIN: Final = 600.0

@@ -80,6 +80,7 @@ async def _run(job: Job, ledger: Ledger) -> None:
         if status:
             _say("failed", code=_name(status), message=details)
             return
+        lanes.stamp(job.stamped, job.stamp)  # not before: numbers of the warm-up come again
         run: Loop = (ClosedLoop if job.concurrency else OpenLoop)(lanes, job, ledger)
         owner.run = run
         if owner.stopped:

@@ -10,7 +10,8 @@ from serving_server.errors import ServingError
 from serving_server.http2_client.connecting import connect
 from serving_server.http2_client.connection import ClientConnection
 from serving_server.http2_client.request_headers import RequestHeaders
-from serving_workbench.load.job import Job
+from serving_workbench.client_stamps import HEADER
+from serving_workbench.load.job import Job, request_id
 from serving_workbench.load.lanes import Done, Lanes
 
 __all__ = ["GrpcLanes"]
@@ -32,6 +33,7 @@ class GrpcLanes(Lanes):
         self._metadata: Sequence[tuple[str, str]] = job.metadata
         self._job = job
         self._requests: list[tuple[RequestHeaders, bytes]] = []
+        self._stamped, self._stamp = 0, ""
 
     async def open(self) -> None:
         """Connect.
@@ -49,11 +51,17 @@ class GrpcLanes(Lanes):
                 known[path] = RequestHeaders(path, authority, self._metadata, secure=self._tls is not None)
             self._requests.append((known[path], body))
 
+    def stamp(self, every: int, stamp: str) -> None:
+        """Give requests ids (see `Lanes`)."""
+        self._stamped, self._stamp = every, stamp
+
     def send(self, lane: int, number: int, done: Done) -> None:
         """Send request `number` (see `Lanes`)."""
         connections = self._connections
         place = lane % len(connections)
         headers, body = self._requests[number % len(self._requests)]
+        if self._stamped and not number % self._stamped:
+            headers = headers.also(HEADER, request_id(self._stamp, number))
         if self._lost:
             place = self._usable_place(place)
         connections[place].unary(headers, body, done)

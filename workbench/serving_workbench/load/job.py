@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
-__all__ = ["GRPC", "REST", "Job", "Request"]
+__all__ = ["GRPC", "REST", "Job", "Request", "request_id"]
 
 GRPC: Final = "grpc"
 REST: Final = "rest"
@@ -50,6 +50,10 @@ class Job:
         See `schedule.Schedule`.
     requests : list of Request
         Sent in turn, from the first again after the last.
+    stamped : int
+        Of so many requests one has an id of its own, `request_id`; 0: none.
+    stamp : str
+        How these ids begin.
     """
 
     protocol: str
@@ -68,6 +72,8 @@ class Job:
     max_ticks: int
     times: array.array[float]
     requests: Sequence[Request]
+    stamped: int = 0
+    stamp: str = ""
 
     def write(self, file: BinaryIO) -> None:
         """Write it to a pipe."""
@@ -105,6 +111,11 @@ class Job:
         requests = [different[place] for place in plain.pop("order")]
         plain["metadata"] = [(name, value) for name, value in plain["metadata"]]
         return cls(times=times, requests=requests, **plain)
+
+
+def request_id(stamp: str, number: int) -> str:
+    """Return the ``x-request-id`` of a request that has one."""
+    return f"{stamp}-{number}"
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:

@@ -29,6 +29,9 @@ class Lanes(Protocol):
         done : callable
         """
 
+    def stamp(self, every: int, stamp: str) -> None:
+        """From now on, send of so many requests one with an id of its own (see `job.request_id`)."""
+
     def usable(self) -> bool:
         """Whether a request could be sent now. Connections found lost are replaced, from now on."""
 

@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 import httptools
 
 from serving_server.errors import StatusCode, UnavailableError
-from serving_workbench.load.job import Job
+from serving_workbench.client_stamps import HEADER
+from serving_workbench.load.job import Job, request_id
 from serving_workbench.load.lanes import Done, Lanes
 
 __all__ = ["RestConnection", "RestLanes", "request_bytes"]
@@ -107,6 +108,7 @@ class RestLanes(Lanes):
         self._waiting: deque[tuple[int, Done]] = deque()
         self._all: set[RestConnection] = set()
         self._replacing: asyncio.Task[None] | None = None
+        self._stamped, self._stamp = 0, ""
         self._requests = [request_bytes(job.address, path, body, job.metadata) for path, body in job.requests]
 
     async def _connect(self) -> None:
@@ -132,6 +134,10 @@ class RestLanes(Lanes):
         for _ in range(self._wanted):
             await self._connect()
 
+    def stamp(self, every: int, stamp: str) -> None:
+        """Give requests ids (see `Lanes`)."""
+        self._stamped, self._stamp = every, stamp
+
     def send(self, lane: int, number: int, done: Done) -> None:
         """Send request `number` (see `Lanes`). While a lost connection is replaced it may have to wait for another."""
         while self._free:
@@ -145,6 +151,9 @@ class RestLanes(Lanes):
 
     def _send(self, connection: RestConnection, number: int, done: Done) -> None:
         data = self._requests[number % len(self._requests)]
+        if self._stamped and not number % self._stamped:
+            first, line, rest = data.partition(b"\r\n")
+            data = b"".join((first, line, f"{HEADER}: {request_id(self._stamp, number)}".encode(), line, rest))
         connection.send(data, functools.partial(self._answered, connection, done))
 
     def _answered(self, connection: RestConnection, done: Done, body: bytes | None, status: int, details: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serving_workbench.client_stamps import HEADER, fresh_id
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.handle import ServedModel
 from serving_workbench.load import schedule as schedules
@@ -32,6 +33,7 @@ from serving_workbench.load.progress import LoadBar
 from serving_workbench.load.result import LoadResult
 from serving_workbench.load.running import LiveView, Sender
 from serving_workbench.load.schedule import Schedule
+from serving_workbench.load.stamping import keep_stamps
 from serving_workbench.load.summary import Setup
 from serving_workbench.load.target import Target, resolve
 
@@ -57,9 +59,10 @@ class LoadRun:
     setup : Setup
     """
 
-    def __init__(self, setup: Setup, sender: Sender) -> None:
+    def __init__(self, setup: Setup, sender: Sender, stamped: int, stamp: str) -> None:
         self.setup = setup
         self._sender = sender
+        self._stamped, self._stamp = stamped, stamp
         self._result: LoadResult | None = None
 
     @property
@@ -108,7 +111,10 @@ class LoadRun:
 
     def _finish(self) -> LoadResult:
         if self._result is None:
-            self._result = LoadResult(self.setup, self._sender.records())
+            records = self._sender.records()
+            if self._stamped:
+                keep_stamps(records, self._stamped, self._stamp)
+            self._result = LoadResult(self.setup, records)
             self.close()
         return self._result
 
@@ -149,6 +155,7 @@ def start(
     drain: float = 10.0,
     tls: bool | str | Path | None = None,
     metadata: Mapping[str, str] | list[tuple[str, str]] | None = None,
+    stamped: int | None = None,
 ) -> LoadRun:
     """Begin a load test and return at once; the parameters are those of `loadtest`.
 
@@ -165,10 +172,14 @@ def start(
         max_in_flight=max_in_flight,
         max_backlog=max_backlog,
         seed=seed,
+        stamped=stamped,
     )
     check_seconds("seconds", seconds, MAX_SECONDS, least=1e-9)
     check_seconds("drain", drain, MAX_DRAIN)
     sent_along = pairs_of_text(metadata)
+    if stamped is not None and any(name.lower() == HEADER for name, _ in sent_along):
+        raise WorkbenchError(f"Both stamped= and metadata with {HEADER} are given.", hint="Give one of them.")
+    stamp = fresh_id()
     cut = warmup_seconds(warmup)
     window = seconds + (cut or 0.0)
     whom = resolve(target, model=model, protocol=protocol, version=version, instance=instance, tls=tls)
@@ -220,10 +231,12 @@ def start(
             max_ticks=ticks,
             times=array.array("d", plan.times.tobytes() if plan is not None else b""),
             requests=payload.requests,
+            stamped=stamped or 0,
+            stamp=stamp,
         )
 
     times: NDArray[np.float64] | None = None if plan is None else plan.times
-    return LoadRun(setup, Sender(make_job, size, ticks, times, str(whom)))
+    return LoadRun(setup, Sender(make_job, size, ticks, times, str(whom)), stamped or 0, stamp)
 
 
 def loadtest(target: str | ServedModel, *, progress: bool = True, **options: Any) -> LoadResult:
@@ -281,6 +294,9 @@ def loadtest(target: str | ServedModel, *, progress: bool = True, **options: Any
         True, or a file of certificates to trust (PEM).
     metadata : list of (str, str) or dict, optional
         Sent with each request: gRPC metadata, HTTP headers.
+    stamped : int, optional
+        Of so many requests one gets an ``x-request-id``, by which `ServedModel.requests` finds its times in the client;
+        the last 10,000 are remembered.
     progress : bool
         Show a bar.
 

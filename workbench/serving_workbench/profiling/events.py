@@ -8,15 +8,17 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["BATCHES", "OPS", "REQUESTS", "trace_events"]
+__all__ = ["BATCHES", "CLIENTS", "OPS", "REQUESTS", "trace_events"]
 
 #: Process ids of the groups of tracks; they are names, no processes of the system.
 REQUESTS: Final = 1
 BATCHES: Final = 2
 OPS: Final = 3  # of `serving_workbench.profiling.files`, when both are in one file
+CLIENTS: Final = 4
 
 #: What a batch goes through, from one of its points in time to the next.
 _BATCH_STAGES: Final = (
@@ -36,7 +38,7 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
     Parameters
     ----------
     requests, batches : sequence of mapping
-        Rows of the server's answer (`serving_server.stamps.rows`).
+        Rows of the server's answer (`serving_server.stamps.rows`); requests with their clients' side (`client_side`).
     stages : sequence of str
         In order.
 
@@ -57,7 +59,8 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
             _slice(BATCHES, track, name, batch[start] / 1e3, batch[stop] / 1e3) for name, start, stop in _BATCH_STAGES
         ]
     spans = [(row["received_ns"] / 1e3, row["received_ns"] / 1e3 + row["total_us"]) for row in requests]
-    for number, (track, row, span) in enumerate(zip(_tracks(spans), requests, spans, strict=True), 1):
+    request_track = _tracks(spans)
+    for number, (track, row, span) in enumerate(zip(request_track, requests, spans, strict=True), 1):
         facts = {name: row[name] for name in ("request_id", "batch", "version", "rows", "pieces")}
         events.append(_slice(REQUESTS, track, f"request {row['id']}", *span, facts))
         begin = span[0]
@@ -69,6 +72,38 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
         link = {"ph": "s", "cat": "batch", "name": "batch", "id": number, "ts": taken}
         events.append({**link, "pid": REQUESTS, "tid": track})
         events.append({**link, "ph": "f", "bp": "e", "pid": BATCHES, "tid": there})
+    return events + _client_events(requests, request_track)
+
+
+def _client_events(requests: Sequence[Row], request_track: Sequence[int]) -> list[Event]:
+    """Return a slice per request whose client is on this clock, its stages inside, an arrow to the server's slice."""
+    known = [
+        (number, row, track)
+        for number, (row, track) in enumerate(zip(requests, request_track, strict=True), 1)
+        if row.get("client") and not math.isnan(row["client"]["transport_out_us"])
+    ]
+    if not known:
+        return []
+    events = [_name(CLIENTS, "clients")]
+    begins = [row["client"]["begun_ns"] / 1e3 for _, row, _ in known]
+    spans = [
+        (begin, begin + row["client"]["client_total_us"]) for begin, (_, row, _) in zip(begins, known, strict=True)
+    ]
+    for (number, row, there), (begin, end), track in zip(known, spans, _tracks(spans), strict=True):
+        client, received = row["client"], row["received_ns"] / 1e3
+        sent = begin + client["client_encode_us"]
+        answered = end - client["client_decode_us"]
+        events.append(_slice(CLIENTS, track, f"client of {row['id']}", begin, end, {"request_id": row["request_id"]}))
+        parts = [
+            ("client_encode", begin, sent),
+            ("transport_out", sent, received),
+            ("transport_back", received + row["total_us"], answered),
+            ("client_decode", answered, end),
+        ]
+        events += [_slice(CLIENTS, track, name, start, stop) for name, start, stop in parts if start <= stop]
+        link = {"cat": "client", "name": "request", "id": f"client {number}"}
+        events.append({**link, "ph": "s", "ts": sent, "pid": CLIENTS, "tid": track})
+        events.append({**link, "ph": "f", "bp": "e", "ts": received, "pid": REQUESTS, "tid": there})
     return events
 
 

@@ -5,13 +5,16 @@ The server stamps every answered request (`serving_server.stamps`); here its row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from serving_workbench.client_stamps import ClientStamp, kept
 from serving_workbench.errors import ModelNotServedError, WorkbenchError
+from serving_workbench.profiling.client_side import client_columns, joined, whole_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,12 +65,16 @@ def read_requests(server: Server, name: str, **query: Any) -> RequestProfile:
     """
     given = {key: value for key, value in query.items() if value is not None}
     control = server.control
+    asked = perf_counter_ns()
     try:
-        return RequestProfile(name, server.ask(lambda: control.profile_requests(name, **given)))
+        answer = server.ask(lambda: control.profile_requests(name, **given))
     except WorkbenchError as error:
         if getattr(error, "code", "") == "NOT_FOUND":
             raise ModelNotServedError(f"The server '{server.name}' does not serve a model '{name}'.") from error
         raise
+    # The server has read its clock meanwhile: another machine's, or that of a time namespace, says nothing in between.
+    one_clock = asked <= answer["clock"]["monotonic_ns"] <= perf_counter_ns()
+    return RequestProfile(name, answer, kept(), one_clock=one_clock)
 
 
 class RequestProfile:
@@ -78,6 +85,10 @@ class RequestProfile:
     model : str
     answer : mapping
         The server's, of ``/models/<name>/profile/requests``.
+    stamps : iterable of ClientStamp
+        Requests of clients, joined by their ids.
+    one_clock : bool
+        The stamps' clock is the server's.
 
     Attributes
     ----------
@@ -90,16 +101,22 @@ class RequestProfile:
         ``alone``), ``mates`` (other requests in the batch), ``batch_rows``, ``padding_rows``, ``rows``, ``pieces`` (of
         a request larger than a batch, else 0), ``received`` (a UTC time), ``received_ns`` (by CLOCK_MONOTONIC of the
         server's machine), ``total_us`` and a column per stage: ``decode_us``, ``batch_wait_us``, ...; these add up to
-        ``total_us``.
+        ``total_us``. Of requests that this process has sent the client's side follows, else NaN: ``client_encode_us``,
+        ``transport_out_us``, ``transport_back_us``, ``client_decode_us``; with ``total_us`` they add up to
+        ``client_total_us``. ``transport_us`` is out and back, all that is known where the server has another clock.
     batches : DataFrame
         One row per batch, by its number: rows, padding, ``mates`` (ids of its requests) and points in time in
         nanoseconds.
     """
 
-    def __init__(self, model: str, answer: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: str, answer: Mapping[str, Any], stamps: Iterable[ClientStamp] = (), *, one_clock: bool = True
+    ) -> None:
         self.model = model
         self.stages: list[str] = list(answer["stages"])
-        self._requests: dict[str, dict[str, Any]] = {row["id"]: row for row in answer["requests"]}
+        self._requests: dict[str, dict[str, Any]] = {
+            row["id"]: row for row in joined(answer["requests"], stamps, one_clock=one_clock)
+        }
         self._batches: dict[int, dict[str, Any]] = {batch["batch"]: batch for batch in answer["batches"]}
         self._epoch_ns = answer["clock"]["unix_ns"] - answer["clock"]["monotonic_ns"]
         self.frame = self._frame()
@@ -119,7 +136,7 @@ class RequestProfile:
         frame = frame.astype(dict.fromkeys(times, float))  # also when there are no rows
         received = pd.to_datetime(frame["received_ns"].astype("int64") + self._epoch_ns, utc=True)
         frame.insert(_COLUMNS.index("received"), "received", received)
-        return frame
+        return frame.assign(**client_columns(self._requests.values()))
 
     def _columns(self) -> list[str]:
         return [*_COLUMNS, *(f"{name}_us" for name in self.stages)]
@@ -127,9 +144,9 @@ class RequestProfile:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def slowest(self, n: int = 10) -> pd.DataFrame:
-        """Return the `n` rows of `frame` that took longest, slowest first."""
-        return self.frame.sort_values("total_us", ascending=False, kind="stable").head(n)
+    def slowest(self, n: int = 10, by: str = "total_us") -> pd.DataFrame:
+        """Return the `n` rows of `frame` that took longest, slowest first; ``client_total_us``: for their clients."""
+        return self.frame.sort_values(by, ascending=False, kind="stable").head(n)
 
     def by_stage(self) -> pd.DataFrame:
         """Return one row per stage: mean, median, 99th percentile and maximum in us, and its share of all time."""
@@ -146,7 +163,7 @@ class RequestProfile:
         ).rename_axis("stage")
 
     def request(self, which: str | None = None) -> dict[str, Any]:
-        """Return one request as the server tells it, with its batch as ``batch``.
+        """Return one request as the server tells it, with its batch as ``batch`` and its client's side as ``client``.
 
         Parameters
         ----------
@@ -174,19 +191,21 @@ class RequestProfile:
         return {**row, "batch": self._batches[row["batch"]]}
 
     def explain(self, which: str | None = None) -> str:
-        """Return the stages of a request as bars of text; `which` and errors as of `request`."""
+        """Return the stages of a request as bars of text, between the client's if they are known.
+
+        `which` and errors as of `request`.
+        """
         row = self.request(which)
-        scale = _WIDTH / max(row["total_us"], 1e-9)
+        path = whole_path(row, self.stages)
+        whole = max(sum(took for _, took in path), 1e-9)
         lines = [_title(self.model, row)]
         at = 0.0
-        for name in self.stages:
-            took = row["stages_us"][name]
-            start = round(at * scale)
+        for name, took in path:
+            start = round(at * _WIDTH / whole)
             at += took
-            bar = "█" * (round(at * scale) - start)
-            share = 100 * took / max(row["total_us"], 1e-9)
-            lines.append(f"{name:<12}{took:>12,.1f} us {share:>5.1f} %  |{' ' * start}{bar}".rstrip())
-        lines.append(f"{'total':<12}{row['total_us']:>12,.1f} us")
+            bar = "█" * (round(at * _WIDTH / whole) - start)
+            lines.append(f"{name:<14}{took:>12,.1f} us {100 * took / whole:>5.1f} %  |{' ' * start}{bar}".rstrip())
+        lines.append(f"{'total':<14}{whole:>12,.1f} us")
         return "\n".join(lines)
 
     def waterfall(self, which: str | None = None) -> Figure:
@@ -195,22 +214,24 @@ class RequestProfile:
         from matplotlib.figure import Figure
 
         row = self.request(which)
-        took = [row["stages_us"][name] for name in self.stages]
+        names, took = zip(*whole_path(row, self.stages), strict=True)
+        whole = sum(took)
         figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=80)
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         starts = [sum(took[:index]) for index in range(len(took))]
-        colours = ["#E69F00" if name.endswith("wait") else "#0072B2" for name in self.stages]
-        axes.barh(self.stages, took, left=starts, color=colours)
-        for name, start, length in zip(self.stages, starts, took, strict=True):
-            right = start + length < 0.8 * row["total_us"]
+        colours = ["#E69F00" if name.endswith("wait") else "#0072B2" for name in names]
+        axes.barh(names, took, left=starts, color=colours)
+        for name, start, length in zip(names, starts, took, strict=True):
+            right = start + length < 0.8 * whole
             place, align = (start + length, "left") if right else (start, "right")
             axes.annotate(
                 f"{length:,.1f} us", (place, name), (3 if right else -3, 0), textcoords="offset points",
                 ha=align, va="center", fontsize=8,
             )  # fmt: skip
         axes.invert_yaxis()
-        axes.set_xlabel("us since the request was there; orange: waits")
+        since = "was there" if len(names) == len(self.stages) else "was begun by its client"
+        axes.set_xlabel(f"us since the request {since}; orange: waits")
         axes.set_title(_title(self.model, row), fontsize=9)
         return figure
 
@@ -265,7 +286,8 @@ def _title(model: str, row: Mapping[str, Any]) -> str:
     others = batch["requests"] - 1
     mates = f"with {others} other request{'s' if others != 1 else ''}" if others else "alone"
     padding = f" and {batch['padding_rows']} of padding" if batch["padding_rows"] else ""
+    client = f" of the client's {row['client']['client_total_us']:,.0f}" if row["client"] else ""
     return (
-        f"Request {name} of {model} version {row['version']}: {row['total_us']:,.0f} us, in batch {batch['batch']} "
-        f"({batch['reason']}, {batch['rows']} rows{padding}) {mates}"
+        f"Request {name} of {model} version {row['version']}: {row['total_us']:,.0f} us{client}, "
+        f"in batch {batch['batch']} ({batch['reason']}, {batch['rows']} rows{padding}) {mates}"
     )
