@@ -36,7 +36,7 @@ def test_it_is_complete_and_clean(path: Path, saved: nbformat.NotebookNode) -> N
     assert all(cell.metadata == {} for cell in saved.cells)
     assert not [output for _, output in outputs_of(saved) if output.output_type == "error"]
     assert not [output for _, output in outputs_of(saved) if output.get("name") == "stderr"]
-    assert path.stat().st_size < 400_000
+    assert path.stat().st_size < 500_000
 
 
 def test_its_outputs_name_no_folder_of_a_machine(path: Path, saved: nbformat.NotebookNode) -> None:

@@ -131,9 +131,9 @@ class TuneDashboard:
                 self._line,
             ]
         )
-        root = ipywidgets.VBox(
-            [self._numbers, self._sentence, ipywidgets.HBox([self.knobs.box, right]), self.chart.widget]
-        )
+        side_by_side = ipywidgets.Layout(flex_flow="row wrap")  # one below the other where it is narrow
+        controls = ipywidgets.HBox([self.knobs.box, right], layout=side_by_side)
+        root = ipywidgets.VBox([self._numbers, self._sentence, controls, self.chart.widget])
         self.view: LiveView[_Reading] = LiveView(
             root, self._read, self._show, on_error=self._not_read, on_close=self._ended
         )
