@@ -7,7 +7,6 @@ HTTP/1.1 with JSON bodies, on the same HTTP server as REST but never on the same
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import hmac
 import json
@@ -18,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import orjson
-import psutil
 
 from serving_server.batching.parameters import BatchingParameters
 from serving_server.catalog import NEW_MODEL_PATIENCE, Catalog
@@ -35,6 +33,7 @@ from serving_server.options import ModelOptions
 from serving_server.place import to_place
 from serving_server.request_log.recording import Recorder
 from serving_server.request_log.recording import Wish as RecordingWish
+from serving_server.resident_memory import resident_memory
 from serving_server.rest.http1 import Request, Response
 from serving_server.rest.server import HTTP_STATUS
 from serving_server.service_times import Wish, measure
@@ -412,20 +411,11 @@ def _version(view: VersionView) -> dict[str, Any]:
         "step": view.step,
         "load_seconds": view.load_seconds,
         "worker_pid": view.worker_pid,
-        "rss_bytes": _resident(view.worker_pid),
+        **resident_memory(view.worker_pid),
         "restarts": view.restarts,
         "requests_in_flight": view.pending,
         "path": str(view.path),
     }
-
-
-def _resident(pid: int | None) -> int | None:
-    """Return the resident memory of a worker, shared pages of TensorFlow's libraries included; None without one."""
-    if pid is None:
-        return None
-    with contextlib.suppress(psutil.Error):  # it has just ended
-        return int(psutil.Process(pid).memory_info().rss)
-    return None
 
 
 def _query(text: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ over gRPC and REST. Stamps are switched on and off under that load, in slices, r
 within the pairs: CPU of the front per request (the scheduler's nanoseconds), and requests per second; medians with 95 %
 intervals. Server and load share the machine.
 
-``tab``: what a reading of the profile tab costs the kernel: CPU, bytes to the browser, growth after 300 of them.
+``tab``: what a reading of the profile tab costs: CPU of the kernel and of the front, bytes to the browser, growth of
+the kernel after 300 of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import gc
+import json
 import math
 import os
 import random
@@ -132,16 +134,21 @@ def _tab(models: Path, readings: int = 300) -> None:
             for _ in range(20):
                 tab.refresh()
             process = psutil.Process()
-            before, began = process.memory_info().rss, time.process_time()
+            front = psutil.Process(served.server.pid)
+            before, began, front_began = process.memory_info().rss, time.process_time(), sum(front.cpu_times()[:2])
             for _ in range(readings):
                 tab.refresh()
             cpu = (time.process_time() - began) / readings
+            front_cpu = (sum(front.cpu_times()[:2]) - front_began) / readings
             grown = process.memory_info().rss - before
-            sent = sum(len(each.value) for each in (tab._numbers, tab._pictures, tab._story))
+            texts = sum(len(each.value) for each in (tab._numbers, tab._price))
+            drawn = json.dumps(tab.chart.widget.data, ensure_ascii=False).encode()
             tab.close()
         finally:
             sw.stop(instance)
-    print(f"tab: {1e3 * cpu:.1f} ms of CPU a reading ({100 * cpu / _INTERVAL:.1f} % of a core), {sent / 1e3:.0f} KB")
+    for whose, spent in (("kernel", cpu), ("front", front_cpu)):
+        print(f"tab: {1e3 * spent:.1f} ms of the {whose}'s CPU a reading ({100 * spent / _INTERVAL:.1f} % of a core)")
+    print(f"tab: {(len(drawn) + texts) / 1e3:.1f} KB a reading")
     print(f"tab: {grown / 1e6:+.1f} MB after {readings} readings")
 
 

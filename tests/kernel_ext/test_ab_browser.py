@@ -16,10 +16,12 @@ import serving_workbench as sw
 from tests import leaks
 from tests.browser import Browser, JupyterLab, Notebook
 from tests.kernel_ext.extension import believed
+from tests.kernel_ext.test_browser import contrast
 from tests.kernel_ext.test_tuning_browser import slider
 from tests.servers import wait_until
 
 OUTPUT = ".jp-Notebook .jp-OutputArea-output"
+DOTS = ".sw-pictures [data-request]"
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -94,14 +96,53 @@ def test_the_profile_tab_follows_the_requests(page: Notebook) -> None:
     page.run("profiled = %profile digits --live")
     page.run("profiled")
     page.wait('svg[aria-label^="Stages of requests at percentiles"]', "the bars")
-    page.wait('svg[aria-label^="Request "]', "a request's stages")
+    page.wait('svg[aria-label*=": Request "]', "a request's stages")
+    page.wait('svg[aria-label^="Memory of the worker"]', "the worker's memory")
+    # As a mouse does: dots may cover one another, so that what is chosen is the nearest.
+    ActionChains(page.driver).click(page.wait(f"{DOTS}[aria-pressed=false]", "a dot")).perform()
+    clicked = wait_until(lambda: listed(page), 30, lambda: page.text()[-1500:])
+    wait_until(lambda: f"Request {clicked} " in page.text(), 30, lambda: page.text()[-1500:])
+    # From the keyboard: one dot is reached with Tab, the others with arrows; they stay where they are meanwhile.
+    page.driver.execute_script("document.querySelector(arguments[0]).focus()", f"{DOTS}[tabindex='0']")
+    ActionChains(page.driver).send_keys(Keys.HOME, Keys.ARROW_RIGHT).perform()
+    second = page.driver.execute_script("return document.activeElement.dataset.request")
+    assert second == page.find(DOTS)[1].get_attribute("data-request")
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    wait_until(lambda: listed(page) == second, 30, lambda: f"{second}: {page.text()[-1500:]}")
+    assert page.run("profiled.shown") == repr(second)
     page.click("Profile ops")
     page.wait_text("runs traced", 90)
     page.wait_text("share of the run")
-    page.screenshot("profile-tab", OUTPUT)
+    page.wait_text("By type of op")
+    page.screenshot("profile-tab", f"{OUTPUT}:has(.sw-pictures)")
     assert page.problems(OUTPUT) == []
     assert page.browser.console() == []
     page.run("profiled.close()")
+
+
+def listed(page: Notebook) -> str | None:
+    """The request that is chosen in the list; None for the slowest of each reading."""
+    script = "return arguments[0].selectedOptions[0].text"
+    text = str(page.driver.execute_script(script, page.field("Request")))
+    return None if text.startswith("the slowest") else text.partition(":")[0].partition(" ")[0]
+
+
+def test_the_profile_tab_in_a_dark_theme(page: Notebook, tmp_path: Path, browser: Browser, models_dir: Path) -> None:
+    with JupyterLab(tmp_path / "dark", dark=True) as lab:
+        dark = lab.open(browser)
+        dark.run("%load_ext serving_workbench")
+        dark.run(f"served = %serve {models_dir / 'arms' / '1'} --name digits --instance dark --no-progress")
+        dark.run("import numpy as np; [served.predict(np.float32([n])) for n in range(40)]; None")
+        dark.run("import serving_workbench as sw; profiled = sw.profile_live(served)")
+        dark.run("profiled")
+        dark.wait('svg[aria-label*=": Request "]', "a request's stages")
+        dark.click("Profile ops")
+        dark.wait_text("By type of op", 90)
+        dark.screenshot("profile-tab-dark", OUTPUT)
+        assert dark.problems(OUTPUT) == []
+        for part in (".sw-pictures .panel", ".sw-pictures svg text:not([fill^='#'])", ".sw-panel td", ".sw-panel li"):
+            assert contrast(dark, part) > 7, part
+        dark.run("profiled.close(); sw.stop('dark')")
 
 
 def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:

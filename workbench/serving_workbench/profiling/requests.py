@@ -127,11 +127,13 @@ class RequestProfile:
     def _frame(self) -> pd.DataFrame:
         rows = []
         for row in self._requests.values():
-            batch = self._batches[row["batch"]]
-            facts = {name: batch[name] for name in ("signature", "reason", "padding_rows")}
-            facts |= {"mates": batch["requests"] - 1, "batch_rows": batch["rows"]}
+            # A request that failed in its queue has no batch.
+            batch = self._batches.get(row["batch"], {})
+            facts = {name: batch.get(name) for name in ("signature", "reason", "padding_rows")}
+            facts |= {"mates": batch["requests"] - 1, "batch_rows": batch["rows"]} if batch else {}
             rows.append({**row, **facts, **{f"{name}_us": row["stages_us"][name] for name in self.stages}})
-        frame = pd.DataFrame(rows, columns=[name for name in self._columns() if name != "received"])
+        statuses = ["status"] if any("status" in row for row in rows) else []
+        frame = pd.DataFrame(rows, columns=[name for name in [*self._columns(), *statuses] if name != "received"])
         times = [column for column in self._columns() if column.endswith("_us")]
         frame = frame.astype(dict.fromkeys(times, float))  # also when there are no rows
         received = pd.to_datetime(frame["received_ns"].astype("int64") + self._epoch_ns, utc=True)
@@ -188,7 +190,7 @@ class RequestProfile:
                     hint="The server remembers the last ones only; .frame shows their ids.",
                 )
             row = max(named, key=lambda each: each["received_ns"])
-        return {**row, "batch": self._batches[row["batch"]]}
+        return {**row, "batch": self._batches.get(row["batch"])}
 
     def explain(self, which: str | None = None) -> str:
         """Return the stages of a request as bars of text, between the client's if they are known.

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import html
+import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import ipywidgets as w
+import pandas as pd
 
 from serving_workbench.errors import WorkbenchError
 from serving_workbench.handle import ServedModel, connect
 from serving_workbench.live import Actions, LiveView
 from serving_workbench.live.actions import Tone, one_line
-from serving_workbench.manage.controls import button, row, text
-from serving_workbench.manage.page import message_html
+from serving_workbench.manage.page import STYLE, message_html
 from serving_workbench.profiling.entry import loaded_version, profile
-from serving_workbench.profiling.requests import RequestProfile
+from serving_workbench.profiling.requests import RequestProfile, read_requests
 from serving_workbench.profiling.tab import drawings
+from serving_workbench.profiling.tab.chart import Chart, panels_html
+from serving_workbench.profiling.tab.controls import Controls
+from serving_workbench.profiling.tab.residents import Residents, worker_of
+from serving_workbench.profiling.tab.texts import Cost, numbers_html, slowest_options
+from serving_workbench.profiling.tab.waterfall import bars_of, waterfall
 from serving_workbench.profiling.waits import advice
 
 if TYPE_CHECKING:
+    from serving_workbench.profiling.panels import Panel
     from serving_workbench.profiling.result import ProfileResult
 
 __all__ = ["ProfileTab"]
 
-#: Requests of a reading, the newest; and how many of the slowest can be chosen.
+#: Requests of a reading, the newest.
 _REQUESTS: Final = 300
-_SLOWEST: Final = 10
-#: Seconds between readings: the pictures are drawn by the kernel.
+#: Seconds between readings; and readings that are kept for clicks on dots that are a moment old.
 _INTERVAL: Final = 2.0
-_FOLLOW: Final = "the slowest of the last"
+_KEPT: Final = 4
+
+#: A reading: the requests, and the version whose worker's memory is drawn.
+_Reading = tuple[RequestProfile, dict[str, Any] | None]
 
 
 class ProfileTab:
@@ -39,18 +49,21 @@ class ProfileTab:
     ----------
     model : ServedModel or str
     version : int or str, optional
-        Number or label: only its requests, and its ops; by default all requests, and the version that answers.
+        Number or label: only its requests, its ops and its worker's memory; by default all requests, and the version
+        that answers.
     instance : str, optional
         Where a model's name is looked for.
 
     Attributes
     ----------
     reading : RequestProfile or None
-        The last one; its ``frame`` is what is drawn.
+        The last one.
     result : ProfileResult or None
-        Of the last button that profiled; "Save trace" takes the ops of the last one that has any.
-    slowest : ipywidgets.Dropdown
-        Which request is shown: the slowest of each reading, or one that stays.
+        Of the last button that profiled; the traces take the ops of the last one that has any.
+    controls : Controls
+        Buttons, fields, and the list of requests.
+    chart : Chart
+        The live pictures.
 
     Notes
     -----
@@ -67,41 +80,38 @@ class ProfileTab:
         self.reading: RequestProfile | None = None
         self.result: ProfileResult | None = None
         self._with_ops: ProfileResult | None = None
-        self._kept: RequestProfile | None = None  # of the request that was chosen
-        self._offering = False
+        self._weights: dict[int, int] = {}  # by version, once they were asked for
+        self._kept: deque[RequestProfile] = deque(maxlen=_KEPT)
+        self._chosen: tuple[RequestProfile, str] | None = None
+        self._residents = Residents()
+        self._cost = Cost(_INTERVAL)
         self._actions = Actions(self._tell)
-        self.slowest = w.Dropdown(
-            options=[(_FOLLOW, None)],
-            description="Request",
-            tooltip="The slowest of each reading, or one of these, which stays",
-            style={"description_width": "initial"},
-            layout={"width": "30em"},
+        self.chart = Chart(self.choose)
+        self.controls = Controls(
+            {
+                "ops": self._ops,
+                "watch": self._watch,
+                "memory": self._memory,
+                "startup": self._startup,
+                "save": self._save,
+                "tensorboard": self._save_tensorboard,
+                "close": self._close,
+            },
+            self.choose,
         )
-        self.slowest.observe(self._chosen, "value")
-        self.ops = button("Profile ops", "50 traced runs in the version's worker, beside its requests", self._ops)
-        self.watch = button("Watch live runs", "Trace the runs of live requests for two seconds", self._watch)
-        self.memory = button("Memory", "Weights, and what a run takes by batch size", self._memory)
-        self.startup = button("Start-up", "Where the time of the load went", self._startup)
-        self.path = text("Trace", "file: trace.json", "16em")
-        self.path.value = "trace.json"
-        self.save = button(
-            "Save trace", "Requests linked with batches, and ops beside, for ui.perfetto.dev", self._save
-        )
-        self.end = button("Close", "Remove this tab", self._close)
-        self._message, self._numbers, self._story, self._pictures, self._result = (w.HTML() for _ in range(5))
+        self._message, self._numbers, self._price, self._result = (w.HTML() for _ in range(4))
         root = w.VBox(
             [
-                row(self.ops, self.watch, self.memory, self.startup),
-                row(self.path, self.save, self.end),
+                self.controls.box,
                 self._message,
                 self._numbers,
-                self._pictures,
-                row(self.slowest),
-                self._story,
+                self.controls.request,
+                self.chart.widget,
+                self._price,
                 self._result,
             ]
         )
-        self.view: LiveView[RequestProfile] = LiveView(
+        self.view: LiveView[_Reading] = LiveView(
             root,
             self._read,
             self._show,
@@ -125,49 +135,106 @@ class ProfileTab:
         """End the updates and take the tab away. Idempotent."""
         self.view.close()
 
+    @property
+    def shown(self) -> str | None:
+        """The id of the request whose stages are shown: the chosen one, else the slowest of the reading."""
+        if self._chosen is not None:
+            return self._chosen[1]
+        if self.reading is None or not len(self.reading):
+            return None
+        return str(self.reading.slowest(1)["id"].iloc[0])
+
+    @property
+    def data(self) -> dict[str, pd.DataFrame]:
+        """What is drawn, by picture: ``percentiles``, ``requests``, ``request``, ``batches``, ``memory``.
+
+        Of what was profiled also ``ops``, ``types`` and ``sizes``.
+        """
+        found = {"memory": self._residents.frame}
+        reading, shown = self.reading, self.shown
+        if reading is not None and shown is not None:
+            own = self._chosen[0] if self._chosen is not None else reading
+            found |= {
+                "percentiles": drawings.percentiles(reading),
+                "requests": reading.frame,
+                "request": bars_of(own, shown),
+                "batches": drawings.batch_lanes(reading),
+            }
+        if self._with_ops is not None:
+            found |= {
+                "ops": self._with_ops.ops, "types": self._with_ops.types, "sizes": self._with_ops.batch_sizes
+            }  # fmt: skip
+        return found
+
     # -- readings ------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> RequestProfile:
-        return self.model.requests(_REQUESTS, version=self.version)
+    def _read(self) -> _Reading:
+        self._cost.begin()
+        return self.model.requests(_REQUESTS, version=self.version), worker_of(self.model.describe(), self.version)
 
-    def _show(self, reading: RequestProfile) -> None:
-        self.reading = reading
-        self._numbers.value = _numbers(reading)
-        self._pictures.value = _pictures(reading) if len(reading) else ""
-        if self.slowest.value is None:  # else it stays as it was chosen
-            self._offer(reading)
-            self._story.value = drawings.waterfall(reading) if len(reading) else ""
+    def _show(self, found: _Reading) -> None:
+        self.reading, worker = found
+        self._kept.append(self.reading)
+        self._residents.add(time.monotonic(), worker)
+        self._numbers.value = numbers_html(self.reading)
+        if self._chosen is None:
+            self.controls.offer(slowest_options(self.reading), None)
+        self._draw()
+        self._price.value = self._cost.end()
 
-    def _offer(self, reading: RequestProfile) -> None:
-        chosen = reading.slowest(_SLOWEST)
-        names = [
-            f"{each} ({given})" if given else each
-            for each, given in zip(chosen["id"], chosen["request_id"], strict=True)
-        ]
-        options = [
-            (f"{name}: {total:,.0f} µs", which)
-            for name, total, which in zip(names, chosen["total_us"], chosen["id"], strict=True)
-        ]
-        self._offering = True
-        try:
-            self.slowest.options = [(_FOLLOW, None), *options]
-            self.slowest.index = 0  # other options leave nothing chosen, and its line empty
-        finally:
-            self._offering = False
-        self._kept = reading
+    def _draw(self) -> None:
+        assert self.reading is not None
+        self.chart.show(self.reading.stages, self._panels(), self.shown or "")
 
-    def _chosen(self, change: dict[str, Any]) -> None:
-        if self._offering:
+    def _panels(self) -> list[Panel]:
+        reading, panels = self.reading, []
+        assert reading is not None
+        if len(reading):
+            if len(drawings.answered(reading)):
+                panels.append(drawings.stage_bars(reading))
+            panels.append(drawings.scatter(reading))
+        if self.shown is not None:
+            panels.append(waterfall(self._chosen[0] if self._chosen is not None else reading, self.shown))
+        if len(reading.batches):
+            panels.append(drawings.timeline(reading))
+        memory = self._residents.panel(self._weights.get(self._residents.version or 0))
+        return [*panels, *([] if memory is None else [memory])]
+
+    # -- one request ---------------------------------------------------------------------------------------------------
+
+    def choose(self, which: str | None) -> None:
+        """Show a request, which stays; None follows the slowest of each reading again.
+
+        A click on its dot does this. Where none of the last readings has it, the server is asked, in the background.
+        """
+        if which is None:
+            self._choose(None)
             return
-        if change["new"] is None:
-            self.view.poller.poke()
-        elif self._kept is not None:
-            self._story.value = drawings.waterfall(self._kept, change["new"])
+        found = next((each for each in reversed(self._kept) if (each.frame["id"] == which).any()), None)
+        if found is not None:
+            self._choose((found, which))
+        else:
+            self._actions.run(f"Reading request {which}", lambda: self._asked(which))
+
+    def _asked(self, which: str) -> str:
+        batch = which.partition("-")[0]
+        found = read_requests(self.model.server, self.model.name, batch=int(batch)) if batch.isdecimal() else None
+        if found is None or not (found.frame["id"] == which).any():
+            raise WorkbenchError(f"The server does not remember request {which} any more.")
+        self._choose((found, which))
+        return f"Request {which} is shown."
+
+    def _choose(self, chosen: tuple[RequestProfile, str] | None) -> None:
+        self._chosen = chosen
+        self.chart.choose(None if chosen is None else chosen[1])
+        if self.reading is not None:
+            self.controls.offer(slowest_options(self.reading), None if chosen is None else chosen[1])
+            self._draw()
 
     # -- buttons: they start something and return ----------------------------------------------------------------------
 
     def _ops(self) -> None:
-        self._profile("Profiling ops", parts=("ops",))
+        self._profile("Profiling ops", parts=("ops",), batches=self.controls.batches.value)
 
     def _watch(self) -> None:
         self._profile("Watching live runs", parts=("ops",), live=True)
@@ -183,13 +250,15 @@ class ProfileTab:
             self.result = profile(self.model, self.version, progress=False, **options)
             if self.result.ops_data is not None:
                 self._with_ops = self.result
-            self._result.value = self.result._repr_html_()
+            if self.result.memory_data is not None:
+                self._weights[self.result.version] = int(self.result.variables["bytes"].sum())
+            self._result.value = f'{STYLE}<div class="sw-panel">{self.result._repr_html_()}</div>'
             return self.result.title
 
         self._actions.run(what, run)
 
     def _save(self) -> None:
-        path = self.path.value.strip()
+        path = self.controls.path.value.strip()
         self._actions.run("Saving the trace", lambda: self._written(path))
 
     def _written(self, path: str) -> str:
@@ -200,6 +269,17 @@ class ProfileTab:
         ops = self._with_ops
         file = self.reading.chrome_trace(Path(path), ops)
         return f"Wrote {file}: {len(self.reading)} requests{' and the ops' if ops else ''}; open it at ui.perfetto.dev."
+
+    def _save_tensorboard(self) -> None:
+        folder = self.controls.folder.value.strip()
+        self._actions.run("Saving for TensorBoard", lambda: self._written_tensorboard(folder))
+
+    def _written_tensorboard(self, folder: str) -> str:
+        if not folder:
+            raise WorkbenchError("TensorBoard needs a folder.", hint="Such as logs")
+        if self._with_ops is None:
+            raise WorkbenchError("No ops were profiled yet.", hint="Press Profile ops first.")
+        return f"Wrote {self._with_ops.to_tensorboard(folder)}; look at it with: tensorboard --logdir {folder}"
 
     def _close(self) -> None:
         self._actions.run("Closing", self.close)
@@ -221,26 +301,8 @@ class ProfileTab:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         told = repr(self)
-        return self.view.display({"text/plain": told, "text/html": f"<pre>{html.escape(told)}</pre>"})
-
-
-def _numbers(reading: RequestProfile) -> str:
-    sentences = "".join(f"<li>{html.escape(each)}</li>" for each in advice(reading))
-    told = ""
-    if len(reading):
-        total = reading.frame["total_us"]
-        p50, p95, p99 = (f"{total.quantile(share):,.0f}" for share in (0.5, 0.95, 0.99))
-        told = f"Last {len(reading)} requests in the server: p50 {p50}, p95 {p95}, p99 {p99} µs, "
-        told += f"in {len(reading.batches)} batches"
-    return f"<div style='line-height:1.35'><b>{told}</b><ul style='margin:4px 0'>{sentences}</ul></div>"
-
-
-def _pictures(reading: RequestProfile) -> str:
-    parts = [drawings.legend(reading)]
-    for title, drawn in (
-        ("Stages of requests near the percentiles", drawings.stage_bars(reading)),
-        ("Requests as they came, by the stage that took most", drawings.scatter(reading)),
-        ("The newest batches", drawings.timeline(reading)),
-    ):
-        parts.append(f"<div style='margin-top:6px'>{title}</div>{drawn}")
-    return f"<div style='line-height:1.35'>{''.join(parts)}</div>"
+        shown = f"<pre>{html.escape(told)}</pre>"
+        if self.reading is not None and len(self.reading):
+            shown = numbers_html(self.reading) + panels_html(self.reading.stages, self._panels())
+            shown += "" if self.result is None else self.result._repr_html_()
+        return self.view.display({"text/plain": told, "text/html": shown})

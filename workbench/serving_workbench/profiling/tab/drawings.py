@@ -1,185 +1,218 @@
-"""The profile tab's pictures as SVG, drawn here: small enough to be sent every second, and in the notebook's colors.
-
-All coordinates are pixels. Texts take the color around them; kinds of time have those of Okabe and Ito, and each bar
-says its name and time when it is pointed at.
-"""
+"""The profile tab's pictures of many requests: their stages at percentiles, each as it came, and the batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
+from serving_workbench.profiling.panels import LEFT, ROW, Panel, color_of, time_in_words
 from serving_workbench.profiling.waits import kind_of
 
 if TYPE_CHECKING:
     from serving_workbench.profiling.requests import RequestProfile
 
-__all__ = ["COLORS", "legend", "near_percentile", "scatter", "stage_bars", "timeline", "waterfall"]
-
-COLORS: Final = {
-    "codec": "#56B4E9",
-    "wait for a fuller batch": "#E69F00",
-    "wait for a free thread": "#D55E00",
-    "batch assembly and split": "#CC79A7",
-    "between processes": "#999999",
-    "wait for batch mates' answers": "#F0E442",
-    "run": "#0072B2",
-}
-_OTHER: Final = "#009E73"
-
-_WIDTH: Final = 720
-_LEFT: Final = 92
-_RIGHT: Final = 70
-_ROW: Final = 22
+__all__ = ["answered", "batch_lanes", "dominant", "failures", "percentiles", "scatter", "stage_bars", "timeline"]
 
 #: Dots of the scatter plot: the slowest of all are among them.
-_DOTS: Final = 200
-#: Batches of the timeline, the newest; and pixels from which on a part of one is drawn.
-_BATCHES: Final = 40
-_SEEN: Final = 0.2
+_DOTS: Final = 130
+#: Batches of the timeline, the newest.
+_BATCHES: Final = 30
+_LANES: Final = 12
 _PERCENTS: Final = (50, 95, 99)
 #: Part of the requests that stands for a percentile, and how many at least.
 _NEAR: Final = 0.02
 _LEAST: Final = 5
+_OK: Final = "OK"
 
 
-def near_percentile(profile: RequestProfile, percent: float) -> dict[str, float]:
-    """Return the mean time of each stage, us, over the few requests whose total is nearest to a percentile of it.
-
-    Not over all: a slow request spends its time elsewhere than a fast one. Means, so that the stages add up to a total.
-    """
-    order = np.argsort(profile.frame["total_us"].to_numpy())
-    middle = (len(order) - 1) * percent / 100
-    reach = max(_LEAST, _NEAR * len(order)) / 2
-    near = order[max(0, math.floor(middle - reach)) : math.ceil(middle + reach) + 1]
-    return {name: float(profile.frame[f"{name}_us"].to_numpy()[near].mean()) for name in profile.stages}
-
-
-def legend(profile: RequestProfile) -> str:
-    """Return what the colors mean."""
-    kinds = dict.fromkeys(kind_of(name) for name in profile.stages)
-    swatch = "display:inline-block;width:10px;height:10px;margin:0 4px 0 12px;background"
-    parts = (f"<span style='{swatch}:{_color(kind)}'></span>{escape(kind)}" for kind in kinds)
-    return " ".join(f"<span style='white-space:nowrap'>{each}</span>" for each in parts)
-
-
-def stage_bars(profile: RequestProfile) -> str:
-    """Return one bar per percentile, of the stages of requests near it."""
-    rows = [(f"p{percent}", near_percentile(profile, percent)) for percent in _PERCENTS]
-    longest = max(sum(times.values()) for _, times in rows) or 1.0
-    parts = []
-    for number, (name, times) in enumerate(rows):
-        y, at = number * _ROW + 2, 0.0
-        parts.append(_text(0, y + 13, name))
-        for stage, took in times.items():
-            parts.append(_bar(at / longest, took / longest, y, stage, took))
-            at += took
-        parts.append(_text(_LEFT + _inner() * at / longest + 6, y + 13, _time(at)))
-    told = ", ".join(f"{name} {_time(sum(times.values()))}" for name, times in rows)
-    return _svg(len(rows) * _ROW + 4, f"Stages of requests at percentiles: {told}", parts)
-
-
-def scatter(profile: RequestProfile) -> str:
-    """Return a dot per request: when it came, how long it took (logarithmic), and what it spent most time with."""
+def answered(profile: RequestProfile) -> pd.DataFrame:
+    """Return the requests that were answered; servers that remember no others do not tell."""
     frame = profile.frame
-    if len(frame) > _DOTS:
-        slow = frame.nlargest(_DOTS // 3, "total_us").index
-        rest = frame.index.difference(slow)
-        frame = frame.loc[slow.union(rest[:: max(1, -(-len(rest) // (_DOTS - _DOTS // 3)))])]
-    height = 150
-    came = (frame["received_ns"] - profile.frame["received_ns"].max()) / 1e9
-    first = min(float(came.min()), -1e-3)
-    low, high = (math.log10(max(1.0, each)) for each in (frame["total_us"].min(), frame["total_us"].max()))
-    reach = max(high - low, 0.1)
-    columns = [f"{name}_us" for name in profile.stages]
-    most = [str(name).removesuffix("_us") for name in frame[columns].idxmax(axis=1)]
-    parts = [_text(0, 16, _time(10**high)), _text(0, height - 20, _time(10**low))]
-    parts += [_text(_LEFT, height - 2, f"{-first:.3g} s ago"), _text(_WIDTH - _RIGHT - 20, height - 2, "now")]
-    for seconds, total, stage, name in zip(came, frame["total_us"], most, frame["id"], strict=True):
-        x = _LEFT + _inner() * (1 - seconds / first)
-        y = 12 + (height - 36) * (high - math.log10(max(1.0, total))) / reach
-        parts.append(
-            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{_color(kind_of(stage))}'>"
-            f"<title>{escape(name)}: {_time(total)}, most in {stage}</title></circle>"
-        )
-    return _svg(height, f"{len(frame)} requests by the time they came and how long they took", parts)
+    return frame[frame["status"] == _OK] if "status" in frame else frame
 
 
-def timeline(profile: RequestProfile) -> str:
-    """Return the newest batches in time; those that ran at once are on lanes below each other."""
-    batches = profile.batches.sort_values("taken_ns").tail(_BATCHES)
+def failures(profile: RequestProfile) -> pd.DataFrame:
+    """Return the requests that failed, with their ``status``."""
+    frame = profile.frame
+    return frame[frame["status"] != _OK] if "status" in frame else frame.iloc[:0].assign(status="")
+
+
+def dominant(profile: RequestProfile, frame: pd.DataFrame) -> list[str]:
+    """Return the stage that took most of each of these requests."""
+    times = frame[[f"{name}_us" for name in profile.stages]].fillna(0.0).to_numpy()
+    return [profile.stages[which] for which in times.argmax(axis=1)] if len(frame) else []
+
+
+def percentiles(profile: RequestProfile) -> pd.DataFrame:
+    """Return a row per percentile: ``requests`` that are nearest to it, the median of their totals and of each stage.
+
+    Not of all requests: a slow one spends its time elsewhere than a fast one. Not means: one that stood still would
+    be in all of them.
+    """
+    frame = answered(profile)
+    times = [f"{name}_us" for name in profile.stages]
+    order = np.argsort(frame["total_us"].to_numpy(), kind="stable")
+    rows = {}
+    for percent in _PERCENTS:
+        middle = (len(order) - 1) * percent / 100
+        reach = max(_LEAST, _NEAR * len(order)) / 2
+        near = frame.iloc[order[max(0, math.floor(middle - reach)) : math.ceil(middle + reach) + 1]]
+        rows[f"p{percent}"] = {"requests": len(near), **near[["total_us", *times]].median().to_dict()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("percentile")
+
+
+def stage_bars(profile: RequestProfile) -> Panel:
+    """Return one bar per percentile, of the stages of requests near it."""
+    found = percentiles(profile)
+    panel = Panel("percentiles", "Stages of the requests near p50, p95 and p99", len(found) * ROW + 4)
+    times = found[[f"{name}_us" for name in profile.stages]].set_axis(profile.stages, axis="columns")
+    longest = float(times.sum(axis="columns").max()) or 1.0
+    words = []
+    for number, name in enumerate(found.index):
+        y, at, total = number * ROW + 2, 0.0, float(found["total_us"].iloc[number])
+        panel.text(0, y + 12, str(name))
+        took = times.iloc[number]
+        for stage in profile.stages:
+            share = took[stage] / max(took.sum(), 1e-9)
+            told = f"{name}, {stage}: {time_in_words(took[stage])}, {share:.0%}"
+            panel.bar(at / longest, took[stage] / longest, y, stage, told, stage)
+            at += took[stage]
+        panel.text(panel.x(at / longest) + 5, y + 12, time_in_words(total))
+        most = str(took.idxmax())
+        words.append(f"{name} {time_in_words(total)}, most in {most} ({took[most] / max(took.sum(), 1e-9):.0%})")
+    panel.reading = f"{'; '.join(words)}. Medians of the {found['requests'].iloc[0]} requests nearest to each."
+    panel.label = "Stages of requests at percentiles"
+    return panel
+
+
+def scatter(profile: RequestProfile) -> Panel:
+    """Return a dot per request: when it came, how long it took (logarithmic), and what it spent most time with."""
+    frame, failed = _drawn(answered(profile)), failures(profile).tail(_DOTS // 4)
+    panel = Panel("requests", "Requests as they came: choose one", 170)
+    both = pd.concat([frame, failed]) if len(failed) else frame
+    last = int(profile.frame["received_ns"].max())
+    first = min(float((both["received_ns"].min() - last) / 1e9), -1e-3)
+    low, high = (math.log10(max(1.0, each)) for each in (both["total_us"].min(), both["total_us"].max()))
+    top, room, reach = 12, panel.height - 40, max(high - low, 0.1)
+
+    def place(row: Mapping[str, Any]) -> tuple[float, float]:
+        part = 1 - (row["received_ns"] - last) / 1e9 / first
+        return part, top + room * (high - math.log10(max(1.0, row["total_us"]))) / reach
+
+    for value, y in ((high, top), (low, top + room)) if high - low > 0.1 else ((high, top),):
+        panel.text(LEFT - 8, y + 4, time_in_words(10**value), "end")
+    panel.line(-1, "", [(0.0, top - 8), (0.0, top + room + 8), (1.0, top + room + 8)])
+    panel.text(LEFT, panel.height - 4, f"{-first:.3g} s ago")
+    panel.text(panel.x(1), panel.height - 4, "the newest", "end")
+    for row, stage in zip(_rows(frame), dominant(profile, frame), strict=True):
+        panel.dot(*place(row), color_of(stage), row["id"], f"{time_in_words(row['total_us'])}, {stage}")
+    for row in _rows(failed):
+        panel.dot(*place(row), -1, row["id"], f"{row['status']} after {time_in_words(row['total_us'])}")
+    panel.reading = _told(profile)
+    panel.label = f"{len(both)} requests by the time they came and how long they took"
+    return panel
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = [name for name in ("id", "received_ns", "total_us", "status") if name in frame]
+    return [{str(name): value for name, value in row.items()} for row in frame[columns].to_dict("records")]
+
+
+def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out what would be too many dots, but none of the slowest."""
+    if len(frame) <= _DOTS:
+        return frame
+    slow = frame.nlargest(_DOTS // 3, "total_us").index
+    rest = frame.index.difference(slow)
+    return frame.loc[slow.union(rest[:: max(1, -(-len(rest) // (_DOTS - _DOTS // 3)))])]
+
+
+def _told(profile: RequestProfile) -> str:
+    frame, failed = answered(profile), failures(profile)
+    words = []
+    if len(frame):
+        came = profile.frame["received_ns"]
+        seconds = float(came.max() - came.min()) / 1e9
+        rate = f", {len(profile) / seconds:,.0f}/s" if seconds > 0 and len(profile) > 1 else ""
+        kinds = pd.Series([kind_of(each) for each in dominant(profile, frame)]).value_counts()
+        words.append(f"{len(frame)} answered{rate}")
+        words.append(f"most time of {kinds.iloc[0] / len(frame):.0%} of them: {kinds.index[0]}")
+    if len(failed):
+        codes = ", ".join(f"{code} {count}" for code, count in failed["status"].value_counts().items())
+        words.append(f"{len(failed)} failed (crosses): {codes}")
+    return "; ".join(words) + "."
+
+
+def batch_lanes(profile: RequestProfile) -> pd.DataFrame:
+    """Return the newest batches with ``version`` and ``lane``, from 1: the thread that ran them.
+
+    Where the server does not tell the thread, batches that ran at once are on lanes of their own.
+    """
+    found = profile.batches
+    if not len(found):
+        return found
+    found = found.sort_values("taken_ns").tail(_BATCHES)
+    known = found["lane"] if "lane" in found else pd.Series(np.nan, index=found.index)
+    if known.notna().all():
+        return found.assign(lane=known.astype(int) + 1, guessed=False)
+    until: dict[int, list[int]] = {}
+    lanes = []
+    for batch in found[["version", "taken_ns", "came_ns"]].to_dict("records"):
+        taken = until.setdefault(int(batch["version"]), [])
+        lane = next((index for index, end in enumerate(taken) if end <= batch["taken_ns"]), len(taken))
+        taken[lane : lane + 1] = [int(batch["came_ns"])]
+        lanes.append(lane + 1)
+    return found.assign(lane=lanes, guessed=True)
+
+
+def timeline(profile: RequestProfile) -> Panel:
+    """Return the newest batches in time, a row per thread."""
+    batches = batch_lanes(profile)
+    several = batches["version"].nunique() > 1
+    rows = sorted(set(zip(batches["version"], batches["lane"], strict=True)))
+    shown = rows[:_LANES]
+    panel = Panel("batches", "The newest batches, by the thread that ran them", len(shown) * ROW + 4)
     begin, end = int(batches["taken_ns"].min()), int(batches["came_ns"].max())
     whole = max(1, end - begin)
-    lanes: list[int] = []  # until when each is taken
-    parts = []
     for number, batch in zip(batches.index, batches.to_dict("records"), strict=True):
-        lane = next((index for index, until in enumerate(lanes) if until <= batch["taken_ns"]), len(lanes))
-        lanes[lane : lane + 1] = [int(batch["came_ns"])]
-        y = lane * _ROW + 2
-        size = f"{batch['rows']} rows" + (f" and {batch['padding_rows']} padding" if batch["padding_rows"] else "")
-        title = f"batch {number}: {size}, {batch['reason']}"
+        place = (batch["version"], batch["lane"])
+        if place not in shown:
+            continue
+        y = shown.index(place) * ROW + 2
         for name, start, stop in (
             ("assembly", "taken_ns", "run_began_ns"),
             ("run", "run_began_ns", "run_ended_ns"),
             ("handback", "run_ended_ns", "came_ns"),
         ):
-            took = int(batch[stop] - batch[start])
-            if took * _inner() < _SEEN * whole:
-                continue
-            parts.append(_bar((batch[start] - begin) / whole, took / whole, y, name, took / 1e3, title))
-    parts += [_text(0, lane * _ROW + 15, f"lane {lane + 1}") for lane in range(len(lanes))]
-    return _svg(len(lanes) * _ROW + 4, f"{len(batches)} batches in {_time(whole / 1e3)}, {len(lanes)} at once", parts)
+            took = batch[stop] - batch[start]
+            told = f"{name}: {time_in_words(took / 1e3)}"
+            if name == "run":
+                told = f"batch {number}: {in_rows(batch)}, {batch['reason']}, {told}"
+            panel.bar((batch[start] - begin) / whole, took / whole, y, name, told)
+    lane = "lane" if batches["guessed"].any() else "thread"
+    for number, (version, which) in enumerate(shown):
+        panel.text(0, number * ROW + 14, f"v{version} {lane} {which}" if several else f"{lane} {which}")
+    panel.reading = _batches_told(batches, whole, len(rows), lane)
+    panel.label = "Batches in time"
+    return panel
 
 
-def waterfall(profile: RequestProfile, which: str | None = None) -> str:
-    """Return one request: its stages one below the other, where they lie in time; errors as of its `request`."""
-    row = profile.request(which)
-    whole = max(row["total_us"], 1e-9)
-    parts, at = [], 0.0
-    for number, stage in enumerate(profile.stages):
-        took, y = row["stages_us"][stage], number * _ROW + 2
-        parts += [_text(0, y + 13, stage), _bar(at / whole, took / whole, y, stage, took)]
-        at += took
-        parts.append(_text(_LEFT + _inner() * at / whole + 6, y + 13, _time(took)))
-    title = profile.title(row["id"])
-    svg = _svg(len(profile.stages) * _ROW + 4, title, parts)
-    mates = [each for each in row["batch"]["mates"] if each != row["id"]]
-    more = f" and {len(mates) - 8} more" if len(mates) > 8 else ""
-    told = f"<div>Batch mates: {escape(', '.join(map(str, mates[:8])))}{more}</div>" if mates else ""
-    return f"<div><b>{escape(title)}</b></div>{svg}{told}"
+def _batches_told(batches: pd.DataFrame, whole: int, lanes: int, lane: str) -> str:
+    busy = (batches["came_ns"] - batches["taken_ns"]).sum() / (whole * lanes)
+    ran = batches["rows"] + batches["padding_rows"]
+    told = f"{len(batches)} batches in {time_in_words(whole / 1e3)} on {lanes} {lane}{'s' if lanes != 1 else ''}, "
+    told += f"busy {min(1.0, busy):.0%}; {batches['rows'].mean():.3g} rows each"
+    padding = batches["padding_rows"].sum() / max(1, ran.sum())
+    reasons = batches["reason"].value_counts()
+    told += f", {padding:.0%} padding" if padding else ""
+    return f"{told}; most ran as {reasons.index[0]} ({reasons.iloc[0] / len(batches):.0%})."
 
 
-def _inner() -> int:
-    return _WIDTH - _LEFT - _RIGHT
-
-
-def _color(kind: str) -> str:
-    return COLORS.get(kind, _OTHER)
-
-
-def _bar(start: float, length: float, y: int, stage: Any, took: float, title: str = "") -> str:
-    x, width = _LEFT + _inner() * start, max(0.3, _inner() * length)
-    color = _color(kind_of(str(stage)))
-    told = escape(f"{title}; {stage} {_time(took)}" if title else f"{stage}: {_time(took)}")
-    return (
-        f"<rect x='{x:.1f}' y='{y}' width='{width:.1f}' height='{_ROW - 5}' fill='{color}'><title>{told}</title></rect>"
-    )
-
-
-def _text(x: float, y: float, text: str) -> str:
-    return f"<text x='{x:.1f}' y='{y:.1f}' font-size='12' fill='currentColor'>{escape(text)}</text>"
-
-
-def _svg(height: int, label: str, parts: Iterable[str]) -> str:
-    return (
-        f"<svg role='img' aria-label='{escape(label, quote=True)}' viewBox='0 0 {_WIDTH} {height}' "
-        f"style='width:100%;max-width:{_WIDTH}px;display:block;margin:4px 0'>{''.join(parts)}</svg>"
-    )
-
-
-def _time(microseconds: float) -> str:
-    return f"{microseconds:,.0f} µs" if microseconds < 10_000 else f"{microseconds / 1000:,.1f} ms"
+def in_rows(batch: Mapping[Any, Any]) -> str:
+    """Return how large a batch is, in words."""
+    padding = int(batch["padding_rows"])
+    return f"{batch['rows']:.0f} rows" + (f" and {padding} of padding" if padding else "")
