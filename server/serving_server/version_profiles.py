@@ -74,7 +74,7 @@ class OpWish:
     signature: str = ""
     request: str | None = None
     seconds: float = _SECONDS
-    busy: float = 0.1
+    busy: float = 0.05
     live: bool = False
     trace: bool = False
 
@@ -119,7 +119,7 @@ class MemoryWish:
     sizes: tuple[int, ...] = (1, 8, 32)
     signature: str = ""
     request: str | None = None
-    busy: float = 0.1
+    busy: float = 0.05
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> MemoryWish:

@@ -42,7 +42,7 @@ def profile(
     data: object = None,
     signature: str | None = None,
     seconds: float | None = None,
-    busy: float = 0.1,
+    busy: float = 0.05,
     live: bool = False,
     parts: Sequence[str] = PARTS,
     trace: bool = True,
