@@ -339,7 +339,7 @@ class Control:
 
     async def _put_requests(self, body: Any, name: str) -> _Result:
         stamps = self._catalog.stamps(name)
-        stamps.change(stamps.settings.changed(_fields(body, {"enabled", "every", "capacity"})))
+        stamps.change(stamps.settings.changed(_fields(body, {"enabled", "every", "per_second", "capacity"})))
         return dataclasses.asdict(stamps.settings)
 
     async def _post_service_times(self, body: Any, name: str) -> _Result:

@@ -315,7 +315,7 @@ class ExampleInference:
             check_dtypes(signature, inputs)
             return resolved.servable.submit(task)
         except ServingError as error:
-            resolved.refused(error)
+            resolved.refused(error, received, asked)
             raise
 
 

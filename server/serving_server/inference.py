@@ -64,8 +64,16 @@ class Resolved:
         """Number of the version that answers."""
         return self.servable.version
 
-    def refused(self, error: ServingError) -> None:
-        """Count a request that does not get as far as to run for the arm that it was given to, if there is one."""
+    def refused(self, error: ServingError, received: float = 0.0, asked: Asked | None = None) -> None:
+        """Stamp a request that does not get as far as to run, and count it for the arm that it was given to.
+
+        Parameters
+        ----------
+        error : ServingError
+        received, asked
+            As of `Task`.
+        """
+        self.servable.statistics.stamps.refused(self.signature.name, error.code, self.version, received, asked)
         if self.arm is not None:
             self.arm.failed(error.code)
 
@@ -251,7 +259,7 @@ class Inference:
         try:
             return self._submit(resolved, arrays, output_filter, deadline, on_done, api, received, asked)
         except ServingError as error:
-            resolved.refused(error)
+            resolved.refused(error, received, asked)
             raise
 
     def _submit(

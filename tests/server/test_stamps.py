@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ import pytest
 
 from serving_server.errors import InvalidArgumentError
 from serving_server.stamps.asked import Asked
-from serving_server.stamps.ring import Settings, Stamps
+from serving_server.stamps.ring import BatchStamps, Settings, Stamps
 from serving_server.stamps.rows import STAGES, Wish, points, requests_json
 from serving_server.tensors import to_proto
 from serving_server.wire import messages
@@ -70,7 +71,7 @@ def switch(server: ServerProcess, model: str = "half_plus_two", **fields: Any) -
 
 def clear(server: ServerProcess, model: str = "half_plus_two") -> None:
     switch(server, model, enabled=False)
-    switch(server, model, enabled=True, every=1, capacity=10_000)
+    switch(server, model, enabled=True, every=1, per_second=10_000, capacity=10_000)
 
 
 def together(server: ServerProcess, model: str, inputs: list[dict[str, Any]]) -> None:
@@ -86,7 +87,7 @@ def check(answer: dict[str, Any]) -> None:
     """What must be true of any answer of the route."""
     assert answer["stages"] == list(STAGES)
     batches = {batch["batch"]: batch for batch in answer["batches"]}
-    assert set(batches) == {row["batch"] for row in answer["requests"]}
+    assert set(batches) == {row["batch"] for row in answer["requests"]} - {None}
     for row in answer["requests"]:
         batch = batches[row["batch"]]
         assert row["id"] in batch["mates"]
@@ -174,12 +175,83 @@ def test_a_request_in_pieces_is_one_row(stamped: ServerProcess) -> None:
     assert (row["rows"], row["pieces"]) == (5, 3)
 
 
-def test_requests_that_fail_leave_no_row(stamped: ServerProcess) -> None:
+def test_a_request_that_fails_in_its_run_has_a_row_with_its_batch(stamped: ServerProcess) -> None:
     batching(stamped, "fails")
     clear(stamped, "fails")
     with pytest.raises(grpc.RpcError):
         stamped.predict("fails", x(13))
-    assert kept(stamped, "fails")["requests"] == []
+    answer = kept(stamped, "fails")
+    check(answer)
+    (row,), (batch,) = answer["requests"], answer["batches"]
+    assert (row["id"], row["status"], row["rows"]) == ("f1", "INVALID_ARGUMENT", 1)
+    assert row["stages_us"]["run"] > 0
+    assert (batch["mates"], batch["requests"], batch["retried"]) == (["f1"], 1, False)
+    assert (answer["recorded"], answer["failed"]) == (0, 1)
+
+
+def test_mates_of_a_bad_request_say_that_they_ran_again(stamped: ServerProcess) -> None:
+    batching(stamped, "fails", max_batch_size=2, batch_timeout_micros=FAR)
+    clear(stamped, "fails")
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(stamped.predict, "fails", x(value)) for value in (1, 13)]
+        assert sorted((each.exception() is None) for each in asked) == [False, True]
+    answer = kept(stamped, "fails")
+    check(answer)
+    assert sorted(row["status"] for row in answer["requests"]) == ["INVALID_ARGUMENT", "OK"]
+    assert [(batch["requests"], batch["retried"], batch["reason"]) for batch in answer["batches"]] == [
+        (1, True, "alone")
+    ] * 2
+
+
+def test_a_request_that_waits_too_long_has_a_row_without_a_batch(stamped: ServerProcess) -> None:
+    batching(stamped, "half_plus_two", batch_timeout_micros=FAR)
+    clear(stamped)
+    with pytest.raises(grpc.RpcError):
+        stamped.predict("half_plus_two", x(1), timeout=0.2)
+    wait_until(lambda: kept(stamped)["failed"] == 1)
+    answer = kept(stamped)
+    (row,) = answer["requests"]
+    assert row["status"] in {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"}
+    assert row["batch"] is None
+    assert answer["batches"] == []
+    assert row["stages_us"]["batch_wait"] > 0
+    assert sum(row["stages_us"].values()) == pytest.approx(row["total_us"], abs=0.01)
+
+
+def test_a_request_that_takes_too_long_has_a_row_with_the_batch_it_ran_in(stamped: ServerProcess) -> None:
+    batching(stamped, "slow", max_batch_size=1)
+    clear(stamped, "slow")
+    with pytest.raises(grpc.RpcError):
+        stamped.predict("slow", {"x": np.float32([1]), "steps": np.int32([20_000])}, timeout=0.3)
+    wait_until(lambda: kept(stamped, "slow")["failed"] == 1)
+    answer = kept(stamped, "slow")
+    check(answer)
+    (row,) = answer["requests"]
+    assert row["status"] != "OK"
+    assert row["stages_us"]["run"] > 0.5 * row["total_us"]
+    wait_until(lambda: not stamped.control("GET", "/models/slow/live")[1]["statistics"]["running"])
+
+
+def test_a_request_that_is_refused_has_a_row(stamped: ServerProcess) -> None:
+    batching(stamped, "half_plus_two")
+    clear(stamped)
+    assert ask_grpc(stamped, {"x-request-id": "bad"}, values=np.array([b"text"], object))["failed"]
+    ask_rest(stamped, {"X-Request-Id": "worse"}, '{"instances": ["text"]}')
+    answer = kept(stamped)
+    assert [(row["request_id"], row["status"], row["batch"]) for row in answer["requests"]] == [
+        ("bad", "INVALID_ARGUMENT", None),
+        ("worse", "INVALID_ARGUMENT", None),
+    ]
+    assert kept(stamped, query="?request_id=worse")["requests"] == answer["requests"][1:]
+
+
+def test_lanes_are_told(stamped: ServerProcess) -> None:
+    batching(stamped, "slow", max_batch_size=1, num_batch_threads=2)
+    clear(stamped, "slow")
+    together(stamped, "slow", [{"x": np.float32([1]), "steps": np.int32([2000])}] * 4)
+    answer = kept(stamped, "slow")
+    check(answer)
+    assert {batch["lane"] for batch in answer["batches"]} == {0, 1}
 
 
 def test_without_batching_each_request_is_a_batch(stamped: ServerProcess) -> None:
@@ -289,7 +361,7 @@ def test_the_stages_are_told_on_demand(plain: ServerProcess) -> None:
 
 def test_the_switch(plain: ServerProcess) -> None:
     plain.predict("half_plus_two", x(1))
-    assert switch(plain, enabled=False) == {"enabled": False, "every": 1, "capacity": 10_000}
+    assert switch(plain, enabled=False) == {"enabled": False, "every": 1, "per_second": 10_000, "capacity": 10_000}
     answer = ask_grpc(plain, {"x-request-id": "off", "x-server-timing": "1"})
     assert answer["x-request-id"] == "off"
     assert "server-timing" not in answer
@@ -299,7 +371,15 @@ def test_the_switch(plain: ServerProcess) -> None:
         plain.predict("half_plus_two", x(1))
     assert kept(plain)["recorded"] == 3
     check_timing(ask_grpc(plain, {"x-server-timing": "1"})["server-timing"])
-    check_timing(ask_grpc(plain, {"x-server-timing": "1"})["server-timing"])  # one of the two is not kept
+    check_timing(ask_grpc(plain, {"x-server-timing": "1"})["server-timing"])
+    assert kept(plain)["recorded"] == 5  # those that a client asks about are kept in any case
+    switch(plain, every=1, per_second=1)
+    for number in range(5):
+        ask_grpc(plain, {"x-request-id": str(number)})
+        plain.predict("half_plus_two", x(1))
+    ids = [row["request_id"] for row in kept(plain)["requests"][5:]]
+    assert [each for each in ids if each is not None] == list("01234")
+    assert ids.count(None) < 5
 
 
 def test_limit_slowest_and_version(plain: ServerProcess) -> None:
@@ -338,14 +418,15 @@ def test_bad_questions_are_named(plain: ServerProcess, query: str, text: str) ->
     [
         ({"enabled": 1}, "enabled must be true or false; got 1"),
         ({"every": 0}, "every must be a whole number from 1 to 1000000; got 0"),
+        ({"per_second": 0}, "per_second must be a whole number from 1 to 1000000; got 0"),
         ({"capacity": True}, "capacity must be a whole number from 100 to 100000; got True"),
-        ({"sampling": 2}, "unknown field 'sampling'; known: capacity, enabled, every"),
+        ({"sampling": 2}, "unknown field 'sampling'; known: capacity, enabled, every, per_second"),
     ],
 )
 def test_bad_settings_are_named(plain: ServerProcess, fields: dict[str, Any], text: str) -> None:
     status, answer = plain.control("PUT", "/models/half_plus_two/profile/requests", fields)
     assert (status, answer["error"]) == (400, text)
-    assert kept(plain)["settings"] == {"enabled": True, "every": 1, "capacity": 10_000}
+    assert kept(plain)["settings"] == {"enabled": True, "every": 1, "per_second": 10_000, "capacity": 10_000}
 
 
 def test_an_unknown_model_is_named(plain: ServerProcess) -> None:
@@ -359,23 +440,14 @@ def test_an_unknown_model_is_named(plain: ServerProcess) -> None:
 
 def fill(stamps: Stamps, batches: int, requests: int) -> None:
     for index in range(batches):
-        number, ring = stamps.open()
         base = 1_000_000 * (index + 1)
-        batch = (
-            number,
-            1,
-            "serving_default",
-            0,
-            requests,
-            requests,
-            requests,
-            *range(base, base + 5),
-            base + 9,
-            base + 9,
-        )
-        for position in range(requests):
-            if ring is not None:
-                ring.append((batch, (base - 900) / 1e9, (base - 500) / 1e9, (base + 20 + position) / 1e9, 1, 0, None))
+        times = (*range(base, base + 5), base + 9, base + 9)
+        sizes = (requests, requests, requests)
+        batch = BatchStamps(stamps.next_number(), 1, "serving_default", 0, 0, False, *sizes, *times)
+        tasks: Any = [
+            SimpleNamespace(received=(base - 900) / 1e9, arrived=(base - 500) / 1e9, rows=1, asked=None, pieces=())
+        ] * requests
+        stamps.answered(batch, tasks, [(base + 20 + place) / 1e9 for place in range(requests)], noted=False)
 
 
 async def rows_of(stamps: Stamps, wish: Wish) -> dict[str, Any]:
@@ -388,20 +460,34 @@ async def test_the_ring_is_bounded_and_gives_whole_batches() -> None:
     stamps.change(Settings(capacity=100))
     fill(stamps, 50, 3)
     answer = await rows_of(stamps, Wish())
-    assert answer["recorded"] == 100
-    assert len(answer["requests"]) == 99  # the oldest batch has lost two of three
+    assert answer["recorded"] == len(answer["requests"]) == 99
     assert {len(batch["mates"]) for batch in answer["batches"]} == {3}
     stamps.change(Settings(capacity=200))
-    assert len((await rows_of(stamps, Wish()))["requests"]) == 100
+    assert len((await rows_of(stamps, Wish()))["requests"]) == 99
     fill(stamps, 50, 3)
-    assert (await rows_of(stamps, Wish()))["recorded"] == 200
+    assert (await rows_of(stamps, Wish()))["recorded"] == 198
+    stamps.change(Settings(capacity=100))
+    assert (await rows_of(stamps, Wish()))["recorded"] == 99
 
 
 async def test_a_batch_larger_than_the_ring_is_told_all_the_same() -> None:
     stamps = Stamps()
     stamps.change(Settings(capacity=100))
     fill(stamps, 1, 150)
-    assert len((await rows_of(stamps, Wish()))["requests"]) == 100
+    assert len((await rows_of(stamps, Wish()))["requests"]) == 150
+    fill(stamps, 1, 2)
+    assert len((await rows_of(stamps, Wish()))["requests"]) == 2
+
+
+async def test_of_a_fast_load_some_batches_are_kept() -> None:
+    stamps = Stamps()
+    kept = [stamps.wants(number, 30, 10**9 + number * 600_000) for number in range(1, 10_000)]  # 50,000 a second
+    assert all(kept[:30])  # of a burst
+    assert sum(kept[5000:]) == pytest.approx(1000, abs=2)  # a fifth
+    slow = [stamps.wants(number, 30, 10**11 + number * 6_000_000) for number in range(1, 100)]  # 5,000 a second
+    assert all(slow)
+    stamps.change(Settings(per_second=1_000_000))
+    assert all(stamps.wants(number, 30, 10**12 + number * 600_000) for number in range(1, 1000))
 
 
 async def test_many_rows_leave_the_loop_to_others() -> None:
@@ -418,14 +504,13 @@ async def test_many_rows_leave_the_loop_to_others() -> None:
     other = asyncio.create_task(count())
     answer = await rows_of(stamps, Wish(limit=10_000))
     other.cancel()
-    # The ring is full, and of its oldest batch it may have lost some.
-    assert len(answer["requests"]) == len(answer["batches"]) == 9_999
-    assert turns >= 2 * 9_999 // 200
+    assert len(answer["requests"]) == len(answer["batches"]) == 10_000
+    assert turns >= 2 * 10_000 // 200
 
 
 async def test_stamps_out_of_order_give_no_negative_stage() -> None:
     """Clocks of two processors may differ by a little."""
-    batch = (1, 1, "s", 0, 1, 1, 1, 100, 200, 300, 290, 100, 380, 400)
+    batch = BatchStamps(1, 1, "s", 0, 0, False, 1, 1, 1, 100, 200, 300, 290, 100, 380, 400)
     passed = points(batch, 50e-9, 60e-9, 400e-9, 500e-9)
     assert passed.at == (50, 60, 100, 200, 300, 300, 390, 390, 400, 400, 500)
     assert passed.total == 450 == sum(duration for _, duration in passed.stages())

@@ -35,9 +35,11 @@ def answer(*rows: tuple[int, dict[str, float]], padding: int = 0) -> dict[str, A
         times = dict.fromkeys(STAGES, 0.0) | stages
         total, at = sum(times.values()), 1_000_000 * came
         request = {"id": f"{number}-0", "request_id": None, "batch": number, "version": 1, "rows": 1, "pieces": 0}
+        request |= {"status": "OK", "signature": "serving_default"}
         requests.append({**request, "received_ns": at, "total_us": total, "stages_us": times})
         end = at + round(1000 * total)
         facts = {"version": 1, "signature": "serving_default", "reason": "timeout", "requests": 1, "rows": 1}
+        facts |= {"lane": 0, "retried": False}
         points = {"taken_ns": at, "handed_over_ns": at, "run_began_ns": at, "run_ended_ns": end, "came_ns": end}
         batches.append({"batch": number, **facts, "padding_rows": padding, "mates": [f"{number}-0"], **points})
     clock = {"monotonic_ns": 0, "unix_ns": 0}
@@ -71,15 +73,12 @@ def test_many_requests_are_drawn_in_few_dots_with_the_slowest_among_them() -> No
     assert all(0 < x < panel.width and 0 < y < panel.height for x, y, *_ in panel.dots)
 
 
-def test_batches_that_ran_at_once_have_lanes_of_their_own() -> None:
+def test_batches_are_on_the_lanes_of_their_threads() -> None:
     apart = RequestProfile("m", answer((0, {"run": 500.0}), (1, {"run": 500.0})))
-    assert drawings.batch_lanes(apart)["lane"].tolist() == [1, 1]
+    assert [each[2] for each in drawings.timeline(apart).texts] == ["thread 1"]
     data = answer((0, {"run": 1500.0}), (1, {"run": 500.0}))
-    together = RequestProfile("m", data)
-    assert drawings.batch_lanes(together)["lane"].tolist() == [1, 2]
-    assert [each[2] for each in drawings.timeline(together).texts] == ["lane 1", "lane 2"]
     for batch in data["batches"]:
-        batch["lane"] = 3 - batch["batch"]  # as servers tell that know it, from 0
+        batch["lane"] = 3 - batch["batch"]  # from 0
     told = drawings.timeline(RequestProfile("m", data))
     assert [each[2] for each in told.texts] == ["thread 2", "thread 3"]
     first = next(bar for bar in told.bars if "batch 1:" in bar[-1])

@@ -17,6 +17,7 @@ from serving_server.stamps.rows import STAGES
 from serving_workbench.errors import ControlError, ModelNotServedError, WorkbenchError
 from serving_workbench.profiling.events import BATCHES, REQUESTS
 from serving_workbench.profiling.requests import RequestProfile
+from serving_workbench.profiling.waits import advice
 
 #: Two batches: of two requests, and of one that was slow.
 ROWS: list[tuple[str, str | None, int, int, list[int]]] = [
@@ -32,6 +33,8 @@ def batch(number: int, mates: list[str], taken: int, run: int) -> dict[str, Any]
         "version": 3,
         "signature": "serving_default",
         "reason": "full",
+        "lane": 0,
+        "retried": number == 2,
         "requests": len(mates),
         "rows": len(mates),
         "padding_rows": number - 1,
@@ -50,8 +53,10 @@ def answer() -> dict[str, Any]:
         {
             "id": name,
             "request_id": given,
+            "status": "OK",
             "batch": number,
             "version": 3,
+            "signature": "serving_default",
             "rows": 1,
             "pieces": 0,
             "received_ns": received,
@@ -62,7 +67,7 @@ def answer() -> dict[str, Any]:
     ]
     return {
         "stages": list(STAGES),
-        "settings": {"enabled": True, "every": 1, "capacity": 10_000},
+        "settings": {"enabled": True, "every": 1, "per_second": 10_000, "capacity": 10_000},
         "recorded": 3,
         "clock": {"monotonic_ns": 10**9, "unix_ns": 1_800_000_000 * 10**9},
         "requests": requests,
@@ -103,7 +108,10 @@ def test_stages_in_sum(profile: RequestProfile) -> None:
 
 def test_one_request_in_words(profile: RequestProfile) -> None:
     title, *lines = profile.explain().splitlines()  # of the slowest
-    assert title == ("Request 2-0 (mine) of digits version 3: 955 us, in batch 2 (full, 1 rows and 1 of padding) alone")
+    assert title == (
+        "Request 2-0 (mine) of digits version 3: 955 us, in batch 2 (full, 1 rows and 1 of padding) alone, again after "
+        "a batch that failed"
+    )
     assert [line.split()[0] for line in lines] == [*STAGES, "total"]
     assert max(lines, key=lambda line: line.count("█")).startswith("thread_wait")
     assert "with 1 other request" in profile.explain("1-0")
@@ -114,6 +122,23 @@ def test_a_request_is_found_by_its_id_and_by_the_clients(profile: RequestProfile
     assert profile.request("mine")["id"] == "2-0"  # the latest
     with pytest.raises(WorkbenchError, match=r"No request 'yours' among the 3 of 'digits'"):
         profile.request("yours")
+
+
+def test_a_request_that_ended_before_it_was_in_a_batch() -> None:
+    late = {**answer()["requests"][0], "id": "f1", "status": "DEADLINE_EXCEEDED", "batch": None, "request_id": "late"}
+    profile = RequestProfile("digits", {**answer(), "requests": [*answer()["requests"], late]})
+    row = profile.frame.set_index("id").loc["f1"]
+    assert row["status"] == "DEADLINE_EXCEEDED"
+    assert row[["batch", "lane", "mates", "batch_rows", "padding_rows"]].isna().all()
+    assert profile.frame["batch"].dropna().tolist() == [1, 1, 2]
+    title = profile.explain("late").splitlines()[0]
+    assert title == "Request f1 (late) of digits version 3: DEADLINE_EXCEEDED after 44 us, in no batch"
+    assert profile.waterfall("late").axes
+    slices = [event for event in profile.trace_events() if event["name"] == "request f1"]
+    assert [event["args"]["status"] for event in slices] == ["DEADLINE_EXCEEDED"]
+    alone = RequestProfile("digits", {**answer(), "requests": [late], "batches": []})
+    assert advice(alone)
+    assert "f1" in alone._repr_html_()
 
 
 def test_a_waterfall_is_a_figure_with_a_bar_per_stage(profile: RequestProfile) -> None:
@@ -188,7 +213,12 @@ def handle(warm: str, name: str, source: Callable[..., Path], tmp_path: Path) ->
 def test_requests_of_a_served_model(handle: sw.ServedModel) -> None:
     handle.stamping(enabled=False)
     assert len(handle.requests()) == 0
-    assert handle.stamping(enabled=True, every=1, capacity=500) == {"enabled": True, "every": 1, "capacity": 500}
+    assert handle.stamping(enabled=True, every=1, per_second=5000, capacity=500) == {
+        "enabled": True,
+        "every": 1,
+        "per_second": 5000,
+        "capacity": 500,
+    }
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda value: handle.predict(np.float32([value])), range(40)))
     found = handle.requests()

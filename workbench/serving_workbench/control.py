@@ -263,7 +263,7 @@ class ControlClient:
         return dict(self.request("GET", f"{_model(name)}/profile/requests{text}"))
 
     def put_profile_requests(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Change which requests are remembered: ``enabled``, ``every``, ``capacity``; return all of them."""
+        """Change which requests are remembered (as `ServedModel.stamping`); return the settings."""
         return dict(self.request("PUT", f"{_model(name)}/profile/requests", settings))
 
     def profile_memory(self, name: str, version: int, **wish: Any) -> dict[str, Any]:

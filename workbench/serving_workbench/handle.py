@@ -242,7 +242,12 @@ class ServedModel:
         )
 
     def stamping(
-        self, *, enabled: bool | None = None, every: int | None = None, capacity: int | None = None
+        self,
+        *,
+        enabled: bool | None = None,
+        every: int | None = None,
+        per_second: int | None = None,
+        capacity: int | None = None,
     ) -> dict[str, Any]:
         """Change which requests the server remembers for `requests`, and return what is in force.
 
@@ -252,15 +257,18 @@ class ServedModel:
             False switches it off, and forgets what was remembered.
         every : int, optional
             Remember one batch of so many, with all of its requests.
+        per_second : int, optional
+            Of a load that is faster than this (10,000), remember some batches only: all would take 3 % of the fastest.
+            Failed requests, and those with a request id, are remembered in any case.
         capacity : int, optional
-            Requests that are remembered, 100 to 100,000.
+            Requests that are remembered, 100 to 100,000; as many failed ones beside them.
 
         Raises
         ------
         ControlError
             An argument makes no sense (``INVALID_ARGUMENT``).
         """
-        given = {"enabled": enabled, "every": every, "capacity": capacity}
+        given = {"enabled": enabled, "every": every, "per_second": per_second, "capacity": capacity}
         wish = {name: value for name, value in given.items() if value is not None}
         return dict(self.server.ask(lambda: self.server.control.put_profile_requests(self.name, **wish)))
 

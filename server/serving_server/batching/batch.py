@@ -35,10 +35,14 @@ class Batch:
         "callable",
         "closed",
         "created",
+        "lane",
+        "noted",
+        "number",
         "queue",
         "ready",
         "ready_ns",
         "reason",
+        "retried",
         "rows",
         "sent_ns",
         "sent_rows",
@@ -54,6 +58,10 @@ class Batch:
         self.closed = not batched
         self.rows = 0
         self.sent_rows = 0  # with padding; set when it starts
+        self.retried = False  # whether its request was in a batch that failed
+        self.noted = False  # whether a client asks about one of its requests, or one is a piece of a larger one
+        self.number = 0  # set when it starts, as the next one
+        self.lane = 0
         self.reason = ALONE  # why it runs (`serving_server.metrics.stages`)
         self.ready = math.inf  # when it needed no more requests to run, by `time.perf_counter`
         self.ready_ns = 0  # from when on it waited for a thread, as the next ones by `time.perf_counter_ns`
@@ -66,6 +74,8 @@ class Batch:
         """Take a request in."""
         self.tasks.append(task)
         self.rows += task.rows
+        if task.asked is not None or task.whole is not None:
+            self.noted = True
         task.batch = self
 
     def discard(self, task: Task) -> None:

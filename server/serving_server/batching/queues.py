@@ -86,7 +86,7 @@ class Queues:
     def add_alone(self, task: Task, batch: Batch) -> None:
         """Have a task of a batch that failed run by itself, before anything else."""
         alone = Batch(batch.callable, batch.created, batched=batch.batched)
-        alone.closed = True
+        alone.closed = alone.retried = True
         alone.add(task)
         alone.ready = perf_counter()  # the run that failed was no wait for a thread
         self._single[alone] = None

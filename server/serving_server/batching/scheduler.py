@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, perf_counter_ns
 from typing import Final
@@ -35,7 +34,7 @@ from serving_server.errors import (
     UnavailableError,
 )
 from serving_server.inputs import shape_hint
-from serving_server.stamps.ring import BatchStamps, RequestStamps
+from serving_server.stamps.ring import BatchStamps
 from serving_server.statistics import Statistics
 from serving_server.tensors import Array
 from serving_server.traffic.outcomes import GIVEN_UP
@@ -97,8 +96,10 @@ class Scheduler:
         self._queues = Queues(self.cancel, self._settle)
         self._pending = 0
         self._free_since = 0  # when a thread became free while none was, by `time.perf_counter_ns`
-        self._batch: BatchStamps | None = None  # of the batch whose requests are being answered
-        self._ring: deque[RequestStamps] | None = None  # where those requests are put
+        # Of the batch that is being taken: its stamps if it has any, its requests that were answered, and when.
+        self._stamps: BatchStamps | None = None
+        self._told: list[Task] = []
+        self._ends: list[float] = []
         self._wakeup_due = False
         self._gather_until = 0.0
         self._arrived = 0  # requests ever taken
@@ -196,6 +197,7 @@ class Scheduler:
                 late = task.deadline is not None and self._loop.time() >= task.deadline - _LATE_SECONDS
                 code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
                 self._statistics.requests(task.signature.name).ended[code] += 1
+                self._statistics.stamps.ended(task, code, self._version, self._running_stamps(task))
                 if task.outcomes is not None:
                     task.outcomes.failed(code if late else GIVEN_UP, task.arrived, task.point)
             self._leave_queue(task)
@@ -222,17 +224,19 @@ class Scheduler:
     def fail(self, error: ServingError) -> None:
         """Answer everything with an error and refuse what comes later: the worker is gone."""
         self._failure = error
-        batches = [*self._running.values(), *self._queues.clear()]
+        running = [(batch, self._stamps_so_far(batch)) for batch in self._running.values()]
         self._running.clear()
         while self._asides:
             self._asides.popitem()[1].fail(error)
         self._stop_timer()
         self._deadlines.stop()
-        for batch in batches:
+        for batch, stamps in [*running, *((batch, None) for batch in self._queues.clear())]:
+            self._stamps = stamps
             for task in batch.tasks:
                 task.batch = None
                 self._answer(task, error)
                 self._pending -= 1
+        self._stamps = None
         self._check_idle()
 
     def close(self) -> None:
@@ -296,6 +300,8 @@ class Scheduler:
             task.batch = None
         self._statistics.started(batch.tasks, batched=batch.batched)
         batch.sent_rows = self._padded(batch)
+        batch.number = self._statistics.stamps.next_number()
+        batch.lane = self._lanes.index(lane)
         batch.taken_ns = began = perf_counter_ns()
         # Where a thread was free all along, none was waited for.
         ready = int(batch.ready * 1e9)
@@ -342,13 +348,14 @@ class Scheduler:
     def _take(self, lane: FrontLane, batch: Batch, answer: Answer, came: int) -> None:
         if answer.error is not None:
             code, message = answer.error
-            self._failed(batch, ServingError(message, StatusCode(code)))
+            self._failed(batch, ServingError(message, StatusCode(code)), answer, came)
             return
         try:
             outputs = dict(zip(batch.callable.outputs, read_outputs(answer, lane.responses), strict=True))
         except Exception as error:  # whatever it is, its requests must have an answer
             log.exception("the answer of a worker cannot be read")
-            self._finish(batch, InternalError(f"the worker's answer cannot be read: {error}"))
+            unread = InternalError(f"the worker's answer cannot be read: {error}")
+            self._finish(batch, unread, self._stamp(batch, answer, came))
             return
         wanted = batch.tasks[0].outputs
         if len(wanted) < len(outputs):
@@ -363,7 +370,7 @@ class Scheduler:
             try:
                 parts = split(batch.tasks, outputs, batch.sent_rows)
             except ServingError as error:
-                self._finish(batch, error)
+                self._finish(batch, error, self._stamp(batch, answer, came))
                 return
         if self.first_run_ns is None:
             self.first_run_ns = answer.run_ns
@@ -371,52 +378,65 @@ class Scheduler:
         self._statistics.stages.add(
             batch.reason, len(batch.tasks), batch.assembly_ns, came - batch.sent_ns, answer.run_ns
         )
-        stamped, ring = self._stamp(batch, answer, came)
-        answered = []
+        stamps = self._statistics.stamps
+        stamped = None
+        if (batch.noted and stamps.enabled) or stamps.wants(batch.number, len(batch.tasks), came):
+            stamped = self._stamps = self._stamp(batch, answer, came)
+        told, ended = self._told, self._ends.append
         run_ns = answer.run_ns  # of one measurement, however many requests were in it: it counts once
         for task, part in zip(batch.tasks, parts, strict=True):
             asked = task.asked
             if asked is not None and stamped is not None:
                 asked.take(stamped, task.arrived)
             if task.finish(part, None) and task.whole is None:
-                answered.append(task)
-                if ring is not None and stamped is not None:
-                    received = task.received or task.arrived
-                    request_id = None if asked is None else asked.request_id
-                    ring.append((stamped, received, task.arrived, perf_counter(), task.rows, 0, request_id))
+                told.append(task)
+                if stamped is not None:
+                    ended(perf_counter())
                 if task.outcomes is not None:
                     task.outcomes.succeeded(task.arrived, run_ns, task.point)
                     run_ns = -abs(run_ns)
-        self._statistics.succeeded(answered)
+        self._statistics.succeeded(told)
+        if stamped is not None:
+            stamps.answered(stamped, told, self._ends, noted=batch.noted)
+            self._stamps = None
+            self._ends = []
+        self._told = []
         self._pending -= len(batch.tasks)
         self._check_idle()
 
-    def _stamp(self, batch: Batch, answer: Answer, came: int) -> tuple[BatchStamps | None, deque[RequestStamps] | None]:
-        """Return the stamps of a batch that is about to be answered, and where those of its requests are put."""
-        stamps = self._statistics.stamps
-        if stamps.ring is None:
-            self._batch = self._ring = None
-            return None, None
-        number, self._ring = stamps.open()
-        self._batch = stamped = (
-            number,
+    def _stamp(self, batch: Batch, answer: Answer, came: int) -> BatchStamps:
+        """Return the stamps of a batch that ran."""
+        return BatchStamps(
+            batch.number,
             self._version,
             batch.tasks[0].signature.name,
             batch.reason,
+            batch.lane,
+            batch.retried,
             len(batch.tasks),
             batch.rows,
             batch.sent_rows,
             batch.ready_ns,
             batch.taken_ns,
             batch.sent_ns,
-            answer.began_ns,
+            answer.began_ns or batch.sent_ns,
             answer.run_ns,
             came,
             perf_counter_ns(),
         )
-        return stamped, self._ring
 
-    def _failed(self, batch: Batch, error: ServingError) -> None:
+    def _running_stamps(self, task: Task) -> BatchStamps | None:
+        """Return the stamps of the batch that a request, or a piece of it, is running in, as if it ended now."""
+        for batch in self._running.values():
+            if any(task is each or task is each.whole for each in batch.tasks):
+                return self._stamps_so_far(batch)
+        return None
+
+    def _stamps_so_far(self, batch: Batch) -> BatchStamps:
+        now = perf_counter_ns()
+        return self._stamp(batch, Answer(now - batch.sent_ns, [], None), now)
+
+    def _failed(self, batch: Batch, error: ServingError, answer: Answer, came: int) -> None:
         if len(batch.tasks) > 1:
             for task in reversed(batch.tasks):
                 if task.done:
@@ -425,12 +445,14 @@ class Scheduler:
                 self._queues.add_alone(task, batch)
             self._check_idle()
             return
-        self._finish(batch, error)
+        self._finish(batch, error, self._stamp(batch, answer, came))
 
-    def _finish(self, batch: Batch, error: ServingError) -> None:
+    def _finish(self, batch: Batch, error: ServingError, stamps: BatchStamps | None = None) -> None:
+        self._stamps = stamps
         for task in batch.tasks:
             hint = shape_hint(task.signature, task.inputs) if error.code is StatusCode.INVALID_ARGUMENT else ""
             self._answer(task, ServingError(error.message + hint, error.code))
+        self._stamps = None
         self._pending -= len(batch.tasks)
         self._check_idle()
 
@@ -439,22 +461,21 @@ class Scheduler:
 
     def _settle(self, task: Task, outputs: dict[str, Array] | None, error: ServingError | None) -> None:
         asked = task.asked
-        if asked is not None and error is None and self._batch is not None:
-            asked.take(self._batch, task.arrived)
+        if asked is not None and error is None and self._stamps is not None:
+            asked.take(self._stamps, task.arrived)
         if task.finish(outputs, error) and task.whole is None:
             if error is None:
-                self._statistics.succeeded((task,))
-                if self._ring is not None and self._batch is not None:
-                    # A request in pieces; the last one has just been answered: its batch is what was waited for.
-                    received, pieces = task.received or task.arrived, len(task.pieces)
-                    request_id = None if asked is None else asked.request_id
-                    self._ring.append(
-                        (self._batch, received, task.arrived, perf_counter(), task.rows, pieces, request_id)
-                    )
+                # A request in pieces; the last one has just been answered: its batch is what was waited for.
+                self._told.append(task)
+                if self._stamps is not None:
+                    self._ends.append(perf_counter())
                 if task.outcomes is not None:
                     task.outcomes.succeeded(task.arrived, 0, task.point)
             else:
                 self._statistics.failed(error.code)
+                self._statistics.stamps.ended(
+                    task, error.code, self._version, self._stamps or self._running_stamps(task)
+                )
                 if task.outcomes is not None:
                     task.outcomes.failed(error.code, task.arrived, task.point)
 
@@ -470,7 +491,8 @@ class Scheduler:
     def _lane_lost(self, lane: FrontLane) -> None:
         batch = self._running.pop(lane, None)
         if batch is not None:
-            self._finish(batch, UnavailableError("the connection to the worker was lost; the request may be retried"))
+            lost = UnavailableError("the connection to the worker was lost; the request may be retried")
+            self._finish(batch, lost, self._stamps_so_far(batch))
             self._wake()  # another lane may run in its place
 
     def _check_idle(self) -> None:

@@ -3,7 +3,7 @@
 ===========  =================================================================================================
 front        ``R`` run: callable id, tensors in the request buffer; ``D`` define: callable id, JSON of tensor
              names to feed and to fetch (always before its first run on that lane)
-worker       ``A`` answer: run time, tensors in the response buffer; ``E`` error: status code, UTF-8 message
+worker       ``A`` answer: run time, tensors in the response buffer; ``E`` error: status code, run time, UTF-8 message
 ===========  =================================================================================================
 
 A tensor is described by dtype number, rank, offset (a multiple of `ALIGNMENT`), length in bytes and its dimensions.
@@ -46,7 +46,7 @@ MAX_PACKET: Final = 128 * 1024
 
 _RUN: Final = struct.Struct("<cIH")
 _ANSWER: Final = struct.Struct("<cQQH")
-_ERROR: Final = struct.Struct("<cB")
+_ERROR: Final = struct.Struct("<cBQQ")
 _TENSOR: Final = struct.Struct("<BBQQ")
 _DIMS: Final = tuple(struct.Struct(f"<{rank}q") for rank in range(9))
 _MAX_MESSAGE: Final = 16 * 1024
@@ -135,16 +135,16 @@ def pack_answer(began_ns: int, run_ns: int, tensors: Sequence[TensorPlace]) -> b
     return _pack_tensors([_ANSWER.pack(b"A", began_ns, run_ns, len(tensors))], tensors)
 
 
-def pack_error(code: int, message: str) -> bytes:
-    """Say why a run failed; long messages are cut."""
-    return _ERROR.pack(b"E", code) + message.encode("utf-8", "replace")[:_MAX_MESSAGE]
+def pack_error(code: int, message: str, began_ns: int = 0, run_ns: int = 0) -> bytes:
+    """Say why a run failed; long messages are cut. Times as of `Answer`, 0 when the graph did not begin to run."""
+    return _ERROR.pack(b"E", code, began_ns, run_ns) + message.encode("utf-8", "replace")[:_MAX_MESSAGE]
 
 
 def unpack_answer(packet: bytes) -> Answer:
     """Undo `pack_answer` or `pack_error`."""
     if packet[:1] == b"E":
-        _, code = _ERROR.unpack_from(packet)
-        return Answer(0, [], (code, packet[_ERROR.size :].decode("utf-8", "replace")))
+        _, code, began_ns, run_ns = _ERROR.unpack_from(packet)
+        return Answer(run_ns, [], (code, packet[_ERROR.size :].decode("utf-8", "replace")), began_ns)
     _, began_ns, run_ns, count = _ANSWER.unpack_from(packet)
     return Answer(run_ns, _unpack_tensors(packet, _ANSWER.size, count), None, began_ns)
 

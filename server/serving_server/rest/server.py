@@ -274,7 +274,7 @@ class RestApi:
         try:
             arrays = parsed.arrays(resolved.signature)
         except ServingError as error:
-            resolved.refused(error)
+            resolved.refused(error, started, asked)
             raise ServingError(f"{error.message} {describe_inputs(resolved.signature)}", error.code) from None
         row_format = parsed.row_format
         deadline = None if self._timeout is None else self._now() + self._timeout

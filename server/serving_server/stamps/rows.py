@@ -6,14 +6,15 @@ import asyncio
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from time import perf_counter_ns, time_ns
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from serving_server.errors import StatusCode
 from serving_server.metrics.stages import REASONS
-from serving_server.stamps.ring import BatchStamps, RequestStamps, Stamps, whole_number
+from serving_server.stamps.ring import AnsweredBatch, BatchStamps, FailedRequest, Stamps, whole_number
 
 __all__ = ["STAGES", "Points", "Wish", "points", "requests_json"]
 
@@ -40,9 +41,12 @@ _MAX_LIMIT: Final = 10_000
 #: Rows that are made in one go (about 1 ms); then the loop looks after requests.
 _CHUNK: Final = 200
 #: The same for rows that are only looked at.
-_LOOKED_AT: Final = 5000
+_LOOKED_AT: Final = 1000
 
 _INT64_MAX: Final = 2**63 - 1
+
+#: What is noted of most requests: no id, no pieces.
+_NOTHING: Final[tuple[str | None, int]] = (None, 0)
 
 
 class Points(NamedTuple):
@@ -69,12 +73,12 @@ def points(batch: BatchStamps, received: float, queued: float, encoding: float, 
     received, queued, encoding, answered : float
         Seconds: the request was there, was in its queue, its answer began to be written, was written.
     """
-    *_, ready, taken, handed_over, began, run, came, split = batch
     queue = round(queued * 1e9)
     # A request may join a batch that waits only for a thread.
-    passed = (round(received * 1e9), queue, max(queue, ready), taken, handed_over, began, began + run, came, split)
+    waits = (round(received * 1e9), queue, max(queue, batch.ready), batch.taken)
+    ran = (batch.handed_over, batch.began, batch.began + batch.run, batch.came, batch.split)
     # Clocks of two processors may differ by some nanoseconds.
-    ends = (*passed, round(encoding * 1e9), round(answered * 1e9))
+    ends = (*waits, *ran, round(encoding * 1e9), round(answered * 1e9))
     return Points(tuple(itertools.accumulate(ends, max)))
 
 
@@ -116,15 +120,6 @@ class Wish:
             fields.get("request_id"),
         )
 
-    def wants(self, request: RequestStamps) -> bool:
-        """Whether a request is among those that are wanted."""
-        batch = request[0]
-        return (
-            (self.version is None or batch[1] == self.version)
-            and (self.batch is None or batch[0] == self.batch)
-            and (self.request_id is None or request[6] == self.request_id)
-        )
-
 
 def _number(fields: dict[str, str], name: str, least: int, most: int) -> int | None:
     text = fields.get(name)
@@ -134,110 +129,172 @@ def _number(fields: dict[str, str], name: str, least: int, most: int) -> int | N
     return whole_number(int(text) if digits else text, name, least, most)
 
 
+class _Row(NamedTuple):
+    """One request that may be told: when it ended and how long it took, seconds; where it is kept."""
+
+    ended: float
+    took: float
+    kept: AnsweredBatch | FailedRequest
+    place: int
+
+
 async def requests_json(stamps: Stamps, wish: Wish) -> bytes:
     """Return the JSON text of the rows that are wanted; makes them in small pieces, between which requests are served.
 
-    An object with ``stages`` (names, in order), ``settings``, ``recorded`` (requests in the ring), ``clock`` (the same
-    moment by the stamps' clock and since 1970, nanoseconds), ``requests`` and ``batches``.
+    An object with ``stages`` (names, in order), ``settings``, ``recorded`` (answered requests that are kept),
+    ``failed`` (others that are kept), ``clock`` (the same moment by the stamps' clock and since 1970, nanoseconds),
+    ``requests`` and ``batches``.
     """
-    ring: Sequence[RequestStamps] = list(stamps.ring or ())
-    start = _first_whole(ring) if stamps.ring is not None and len(ring) == stamps.ring.maxlen else 0
-    chosen = await _choose(ring, start, wish)
-    firsts: dict[int, int] = {}  # by batch: where its requests begin
+    failed = list(stamps.failed)
+    recorded = stamps.recorded
+    chosen = await _choose(list(stamps.batches), failed, wish)
+    batches: dict[int, tuple[BatchStamps, list[str]]] = {}  # by number: what its requests share, and their ids
     rows: list[bytes] = []
     for at in range(0, len(chosen), _CHUNK):
         made = []
-        for index in chosen[at : at + _CHUNK]:
-            number = ring[index][0][0]
-            if number not in firsts:
-                firsts[number] = _first_of_batch(ring, index)
-            made.append(_request(ring, index, firsts[number]))
+        for row in chosen[at : at + _CHUNK]:
+            kept = row.kept
+            if isinstance(kept, AnsweredBatch):
+                number = kept.stamps.number
+                if number not in batches:
+                    batches[number] = kept.stamps, [f"{number}-{index}" for index in range(len(kept))]
+                made.append(_answered(kept, row.place))
+            else:
+                if kept.batch is not None:
+                    batches.setdefault(kept.batch.number, (kept.batch, []))
+                made.append(_failed(kept))
         rows.append(orjson.dumps(made)[1:-1])
         await asyncio.sleep(0)
-    batches: list[bytes] = []
-    begins = list(firsts.values())
-    for at in range(0, len(begins), _CHUNK):
-        batches.append(orjson.dumps([_batch(ring, first) for first in begins[at : at + _CHUNK]])[1:-1])
+    for request in failed:
+        if request.batch is not None and request.batch.number in batches:
+            batches[request.batch.number][1].append(f"f{request.number}")
+    told: list[bytes] = []
+    shared = list(batches.values())
+    for at in range(0, len(shared), _CHUNK):
+        told.append(orjson.dumps([_batch(*each) for each in shared[at : at + _CHUNK]])[1:-1])
         await asyncio.sleep(0)
     head = {
         "stages": STAGES,
         "settings": dataclasses.asdict(stamps.settings),
-        "recorded": len(ring),
+        "recorded": recorded,
+        "failed": len(failed),
         "clock": {"monotonic_ns": perf_counter_ns(), "unix_ns": time_ns()},
     }
-    texts = [orjson.dumps(head)[:-1], b',"requests":[', b",".join(rows), b'],"batches":[', b",".join(batches), b"]}"]
+    texts = [orjson.dumps(head)[:-1], b',"requests":[', b",".join(rows), b'],"batches":[', b",".join(told), b"]}"]
     return b"".join(texts)
 
 
-def _first_whole(ring: Sequence[RequestStamps]) -> int:
-    """Return where the second batch begins: of the first one, the ring may have lost some. 0 when there is no other."""
-    oldest = ring[0][0]
-    return next((index for index, request in enumerate(ring) if request[0] is not oldest), 0)
-
-
-async def _choose(ring: Sequence[RequestStamps], start: int, wish: Wish) -> list[int]:
-    """Return the places of the wanted requests, in the order of the answer."""
-    chosen: list[int] = []
-    if wish.slowest is not None:
-        for at in range(start, len(ring), _LOOKED_AT):
-            more = [index for index in range(at, min(at + _LOOKED_AT, len(ring))) if wish.wants(ring[index])]
-            chosen = heapq.nlargest(wish.slowest, chosen + more, key=lambda index: ring[index][3] - ring[index][1])
-            await asyncio.sleep(0)
-        return chosen[: wish.limit] if wish.limit < len(chosen) else chosen
-    for looked, index in enumerate(range(len(ring) - 1, start - 1, -1), 1):
-        if wish.wants(ring[index]):
-            chosen.append(index)
-            if len(chosen) == wish.limit:
+async def _choose(batches: list[AnsweredBatch], failed: list[FailedRequest], wish: Wish) -> list[_Row]:
+    """Return the wanted requests, in the order of the answer."""
+    newest = heapq.merge(_backwards(batches), _failed_backwards(failed), key=lambda row: -row.ended)
+    chosen: list[_Row] = []
+    while looked := list(itertools.islice(newest, _LOOKED_AT)):
+        more = [row for row in looked if _is_wanted(row, wish)]
+        if wish.slowest is not None:
+            chosen = heapq.nlargest(wish.slowest, chosen + more, key=lambda row: row.took)
+        else:
+            chosen += more
+            if len(chosen) >= wish.limit:
                 break
-        if looked % _LOOKED_AT == 0:
-            await asyncio.sleep(0)
-    return chosen[::-1]
+        await asyncio.sleep(0)
+    chosen = chosen[: wish.limit]
+    return chosen if wish.slowest is not None else chosen[::-1]
 
 
-def _first_of_batch(ring: Sequence[RequestStamps], index: int) -> int:
-    batch = ring[index][0]
-    while index and ring[index - 1][0] is batch:
-        index -= 1
-    return index
+def _backwards(batches: list[AnsweredBatch]) -> Iterator[_Row]:
+    """Yield the requests of batches, newest first."""
+    for kept in reversed(batches):
+        count, times = len(kept), kept.times
+        for place in range(count - 1, -1, -1):
+            ended = times[2 * count + place]
+            yield _Row(ended, ended - times[place], kept, place)
 
 
-def _request(ring: Sequence[RequestStamps], index: int, first: int) -> dict[str, Any]:
-    batch, received, queued, answered, rows, pieces, request_id = ring[index]
+def _failed_backwards(failed: list[FailedRequest]) -> Iterator[_Row]:
+    for kept in reversed(failed):
+        yield _Row(kept.ended, kept.ended - kept.received, kept, 0)
+
+
+def _is_wanted(row: _Row, wish: Wish) -> bool:
+    kept = row.kept
+    batch: BatchStamps | None
+    if isinstance(kept, AnsweredBatch):
+        version, batch = kept.stamps.version, kept.stamps
+        request_id = kept.noted.get(row.place, _NOTHING)[0]
+    else:
+        version, batch, request_id = kept.version, kept.batch, kept.request_id
+    return (
+        (wish.version is None or version == wish.version)
+        and (wish.batch is None or (batch is not None and batch.number == wish.batch))
+        and (wish.request_id is None or request_id == wish.request_id)
+    )
+
+
+def _answered(kept: AnsweredBatch, index: int) -> dict[str, Any]:
+    stamps, rows, noted, times = kept.stamps, kept.rows, kept.noted, kept.times
+    count = len(kept)
+    received, queued, answered = times[index], times[count + index], times[2 * count + index]
     # Answers of a batch are written one after the other: the end of one is where the next begins.
-    encoding = ring[index - 1][3] if index > first else batch[-1] / 1e9
-    passed = points(batch, received, queued, encoding, answered)
+    encoding = times[2 * count + index - 1] if index else stamps.split / 1e9
+    passed = points(stamps, received, queued, encoding, answered)
+    request_id, pieces = noted.get(index, _NOTHING)
     return {
-        "id": f"{batch[0]}-{index - first}",
+        "id": f"{stamps.number}-{index}",
         "request_id": request_id,
-        "batch": batch[0],
-        "version": batch[1],
-        "rows": rows,
+        "status": StatusCode.OK.name,
+        "batch": stamps.number,
+        "version": stamps.version,
+        "signature": stamps.signature,
+        "rows": rows if isinstance(rows, int) else rows[index],
         "pieces": pieces,
+        **_times(passed),
+    }
+
+
+def _failed(kept: FailedRequest) -> dict[str, Any]:
+    batch = kept.batch
+    if batch is None:  # decoded, then it waited for a batch until its end
+        ends = (round(kept.received * 1e9), round(kept.queued * 1e9), *[round(kept.ended * 1e9)] * (len(STAGES) - 1))
+        passed = Points(ends)
+    else:
+        passed = points(batch, kept.received, kept.queued, batch.split / 1e9, kept.ended)
+    return {
+        "id": f"f{kept.number}",
+        "request_id": kept.request_id,
+        "status": kept.status.name,
+        "batch": None if batch is None else batch.number,
+        "version": kept.version,
+        "signature": kept.signature,
+        "rows": kept.rows,
+        "pieces": kept.pieces,
+        **_times(passed),
+    }
+
+
+def _times(passed: Points) -> dict[str, Any]:
+    return {
         "received_ns": passed.at[0],
         "total_us": passed.total / 1000,
         "stages_us": {name: nanoseconds / 1000 for name, nanoseconds in passed.stages()},
     }
 
 
-def _batch(ring: Sequence[RequestStamps], first: int) -> dict[str, Any]:
-    batch = ring[first][0]
-    number, version, signature, reason, requests, rows, padded_rows, ready, taken, handed_over, began, run, came, _ = (
-        batch
-    )
-    mates = itertools.takewhile(lambda index: ring[index][0] is batch, range(first, len(ring)))
+def _batch(stamps: BatchStamps, mates: list[str]) -> dict[str, Any]:
     return {
-        "batch": number,
-        "version": version,
-        "signature": signature,
-        "reason": REASONS[reason],
-        "requests": requests,
-        "rows": rows,
-        "padding_rows": padded_rows - rows,
-        "mates": [f"{number}-{index - first}" for index in mates],
-        "ready_ns": ready,
-        "taken_ns": taken,
-        "handed_over_ns": handed_over,
-        "run_began_ns": began,
-        "run_ended_ns": began + run,
-        "came_ns": came,
+        "batch": stamps.number,
+        "version": stamps.version,
+        "signature": stamps.signature,
+        "reason": REASONS[stamps.reason],
+        "lane": stamps.lane,
+        "retried": stamps.retried,
+        "requests": stamps.requests,
+        "rows": stamps.rows,
+        "padding_rows": stamps.padded_rows - stamps.rows,
+        "mates": mates,
+        "ready_ns": stamps.ready,
+        "taken_ns": stamps.taken,
+        "handed_over_ns": stamps.handed_over,
+        "run_began_ns": stamps.began,
+        "run_ended_ns": stamps.began + stamps.run,
+        "came_ns": stamps.came,
     }

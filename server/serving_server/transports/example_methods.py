@@ -73,7 +73,8 @@ class ExampleMethods:
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
             done = self._answering(call, resolved, "Classify", started, asked, write)
-            return self._examples.classify(resolved, _strings(resolved, request), call.deadline, done, started, asked)
+            strings = _strings(resolved, request, started, asked)
+            return self._examples.classify(resolved, strings, call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Classify", error)
             return None
@@ -92,7 +93,8 @@ class ExampleMethods:
                 return wire.response(name, resolved.version, resolved.signature.name, result)
 
             done = self._answering(call, resolved, "Regress", started, asked, write)
-            return self._examples.regress(resolved, _strings(resolved, request), call.deadline, done, started, asked)
+            strings = _strings(resolved, request, started, asked)
+            return self._examples.regress(resolved, strings, call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self._refuse(call, name, "Regress", error)
             return None
@@ -116,7 +118,7 @@ class ExampleMethods:
                 return _multi_response(name, resolved.version, wanted, answers)
 
             done = self._answering(call, resolved, "MultiInference", started, asked, write)
-            strings = _strings(resolved, request)
+            strings = _strings(resolved, request, started, asked)
             self._requests.count_examples(resolved.servable.model, len(strings))
             return self._examples.infer(resolved, wanted, strings, call.deadline, done, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
@@ -155,12 +157,12 @@ class ExampleMethods:
         return on_done
 
 
-def _strings(resolved: Resolved, request: Any) -> Array:
+def _strings(resolved: Resolved, request: Any, received: float, asked: Asked | None) -> Array:
     """Return the serialized examples of a request whose target is known."""
     try:
         return feed_input(request.input)
     except ServingError as error:
-        resolved.refused(error)
+        resolved.refused(error, received, asked)
         raise
 
 

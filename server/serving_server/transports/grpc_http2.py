@@ -101,7 +101,7 @@ class GrpcHttp2Transport:
             return None
         name = request.model_spec.name
         try:
-            resolved, arrays = codec.predict_inputs(self._inference, request, call)
+            resolved, arrays = codec.predict_inputs(self._inference, request, call, started, asked)
             self._templates.learn(data, request, arrays)
             return self._services.run(call, name, resolved, arrays, request.output_filter, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client

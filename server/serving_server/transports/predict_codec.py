@@ -11,6 +11,7 @@ from serving_server.errors import InternalError, InvalidArgumentError, ServingEr
 from serving_server.inference import Inference, Resolved, VersionStatus
 from serving_server.inputs import check_inputs
 from serving_server.lifecycle.states import State
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import Array, TensorParsingError, to_array
 from serving_server.traffic.router import Caller
 from serving_server.wire import messages, predict_response
@@ -72,9 +73,22 @@ def target(request: Any) -> ServableSpec:
 
 
 def predict_inputs(
-    inference: Inference, request: Any, caller: Caller | None = None
+    inference: Inference,
+    request: Any,
+    caller: Caller | None = None,
+    received: float = 0.0,
+    asked: Asked | None = None,
 ) -> tuple[Resolved, dict[str, Array]]:
-    """Return the target and the inputs of a PredictRequest; `caller` as for `Inference.servable`.
+    """Return the target and the inputs of a PredictRequest.
+
+    Parameters
+    ----------
+    inference : Inference
+    request : PredictRequest
+    caller : Caller, optional
+        As for `Inference.servable`.
+    received, asked
+        As of `Task`.
 
     Raises
     ------
@@ -85,7 +99,7 @@ def predict_inputs(
     try:
         return resolved, _arrays(resolved, request.inputs)
     except ServingError as error:
-        resolved.refused(error)
+        resolved.refused(error, received, asked)
         raise
 
 

@@ -209,7 +209,7 @@ class Services:
         request = codec.decode(messages.PredictRequest, data)
         name = request.model_spec.name
         try:
-            resolved, arrays = codec.predict_inputs(self.inference, request, call)
+            resolved, arrays = codec.predict_inputs(self.inference, request, call, started, asked)
             return self.run(call, name, resolved, arrays, request.output_filter, started, asked)
         except Exception as error:  # noqa: BLE001 - told to the client
             self.refuse(call, name, "Predict", error)

@@ -73,6 +73,7 @@ class Lane:
             self._sock.send(self._answer(packet))
 
     def _answer(self, packet: bytes) -> bytes:
+        began = 0
         try:
             callable_id, places = unpack_run(packet)
             found = self._runnables[callable_id]
@@ -89,7 +90,7 @@ class Lane:
             known = as_serving_error(error)
             if known is not error and not hasattr(error, "error_code"):
                 log.exception("a batch failed outside TensorFlow")
-            return pack_error(known.code, known.message)
+            return pack_error(known.code, known.message, began, time.perf_counter_ns() - began if began else 0)
 
     def _feeds(self, places: Sequence[TensorPlace], *, copy: bool) -> list[Array]:
         memory = self._requests.readable(max((p.offset + p.nbytes for p in places), default=0))

@@ -52,7 +52,9 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
     batch_track = _tracks([(batch["taken_ns"] / 1e3, batch["came_ns"] / 1e3) for batch in batches])
     at = {batch["batch"]: (track, batch["taken_ns"] / 1e3) for track, batch in zip(batch_track, batches, strict=True)}
     for track, batch in zip(batch_track, batches, strict=True):
-        facts = {name: batch[name] for name in ("version", "signature", "reason", "requests", "rows", "padding_rows")}
+        facts = {
+            name: batch[name] for name in ("version", "signature", "reason", "lane", "requests", "rows", "padding_rows")
+        }
         begin, end = batch["taken_ns"] / 1e3, batch["came_ns"] / 1e3
         events.append(_slice(BATCHES, track, f"batch {batch['batch']}", begin, end, {**facts, "mates": batch["mates"]}))
         events += [
@@ -61,13 +63,15 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
     spans = [(row["received_ns"] / 1e3, row["received_ns"] / 1e3 + row["total_us"]) for row in requests]
     request_track = _tracks(spans)
     for number, (track, row, span) in enumerate(zip(request_track, requests, spans, strict=True), 1):
-        facts = {name: row[name] for name in ("request_id", "batch", "version", "rows", "pieces")}
+        facts = {name: row[name] for name in ("request_id", "status", "batch", "version", "rows", "pieces")}
         events.append(_slice(REQUESTS, track, f"request {row['id']}", *span, facts))
         begin = span[0]
         for name in stages:
             end = min(begin + row["stages_us"][name], span[1])  # sums of floats
             events.append(_slice(REQUESTS, track, name, begin, end))
             begin = end
+        if row["batch"] is None:
+            continue
         there, taken = at[row["batch"]]
         link = {"ph": "s", "cat": "batch", "name": "batch", "id": number, "ts": taken}
         events.append({**link, "pid": REQUESTS, "tid": track})

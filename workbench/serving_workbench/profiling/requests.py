@@ -28,10 +28,12 @@ __all__ = ["RequestProfile", "read_requests"]
 _COLUMNS: Final = (
     "id",
     "request_id",
+    "status",
     "batch",
     "version",
     "signature",
     "reason",
+    "lane",
     "mates",
     "batch_rows",
     "padding_rows",
@@ -41,6 +43,9 @@ _COLUMNS: Final = (
     "received_ns",
     "total_us",
 )
+
+#: Of a request's batch; missing where a request ended before it was in one.
+_OF_BATCH: Final = ("batch", "lane", "mates", "batch_rows", "padding_rows")
 
 #: Width of the bars of a text, in characters.
 _WIDTH: Final = 50
@@ -97,9 +102,11 @@ class RequestProfile:
         Names of the stages, in the order in which a request passes them.
     frame : DataFrame
         One row per request, in the server's order: ``id``, ``request_id`` (the client's ``x-request-id``, if any),
-        ``batch``, ``version``, ``signature``, ``reason`` (why the batch ran: ``full``, ``timeout``, ``immediate``,
-        ``alone``), ``mates`` (other requests in the batch), ``batch_rows``, ``padding_rows``, ``rows``, ``pieces`` (of
-        a request larger than a batch, else 0), ``received`` (a UTC time), ``received_ns`` (by CLOCK_MONOTONIC of the
+        ``status`` (``OK``, or the gRPC code of a request that failed, timed out or was refused), ``batch`` (missing for
+        requests that ended before they were in one, like all that is told of it), ``version``, ``signature``,
+        ``reason`` (why the batch ran: ``full``, ``timeout``, ``immediate``, ``alone``), ``lane`` (which thread of the
+        version), ``mates`` (other requests in the batch), ``batch_rows``, ``padding_rows``, ``rows``, ``pieces`` (of a
+        request larger than a batch, else 0), ``received`` (a UTC time), ``received_ns`` (by CLOCK_MONOTONIC of the
         server's machine), ``total_us`` and a column per stage: ``decode_us``, ``batch_wait_us``, ...; these add up to
         ``total_us``. Of requests that this process has sent the client's side follows, else NaN: ``client_encode_us``,
         ``transport_out_us``, ``transport_back_us``, ``client_decode_us``; with ``total_us`` they add up to
@@ -127,15 +134,15 @@ class RequestProfile:
     def _frame(self) -> pd.DataFrame:
         rows = []
         for row in self._requests.values():
-            # A request that failed in its queue has no batch.
-            batch = self._batches.get(row["batch"], {})
-            facts = {name: batch.get(name) for name in ("signature", "reason", "padding_rows")}
-            facts |= {"mates": batch["requests"] - 1, "batch_rows": batch["rows"]} if batch else {}
+            facts: dict[str, Any] = {}
+            if row["batch"] is not None:
+                batch = self._batches[row["batch"]]
+                facts = {name: batch[name] for name in ("reason", "lane", "padding_rows")}
+                facts |= {"mates": batch["requests"] - 1, "batch_rows": batch["rows"]}
             rows.append({**row, **facts, **{f"{name}_us": row["stages_us"][name] for name in self.stages}})
-        statuses = ["status"] if any("status" in row for row in rows) else []
-        frame = pd.DataFrame(rows, columns=[name for name in [*self._columns(), *statuses] if name != "received"])
+        frame = pd.DataFrame(rows, columns=[name for name in self._columns() if name != "received"])
         times = [column for column in self._columns() if column.endswith("_us")]
-        frame = frame.astype(dict.fromkeys(times, float))  # also when there are no rows
+        frame = frame.astype(dict.fromkeys(times, float) | dict.fromkeys(_OF_BATCH, "Int64"))  # also without rows
         received = pd.to_datetime(frame["received_ns"].astype("int64") + self._epoch_ns, utc=True)
         frame.insert(_COLUMNS.index("received"), "received", received)
         return frame.assign(**client_columns(self._requests.values()))
@@ -167,6 +174,8 @@ class RequestProfile:
     def request(self, which: str | None = None) -> dict[str, Any]:
         """Return one request as the server tells it, with its batch as ``batch`` and its client's side as ``client``.
 
+        Either is None where there is none.
+
         Parameters
         ----------
         which : str, optional
@@ -190,7 +199,7 @@ class RequestProfile:
                     hint="The server remembers the last ones only; .frame shows their ids.",
                 )
             row = max(named, key=lambda each: each["received_ns"])
-        return {**row, "batch": self._batches.get(row["batch"])}
+        return {**row, "batch": None if row["batch"] is None else self._batches[row["batch"]]}
 
     def explain(self, which: str | None = None) -> str:
         """Return the stages of a request as bars of text, between the client's if they are known.
@@ -285,11 +294,13 @@ class RequestProfile:
 def _title(model: str, row: Mapping[str, Any]) -> str:
     batch = row["batch"]
     name = row["id"] if row["request_id"] is None else f"{row['id']} ({row['request_id']})"
+    status = "" if row["status"] == "OK" else f" {row['status']} after"
+    client = f" of the client's {row['client']['client_total_us']:,.0f}" if row["client"] else ""
+    begin = f"Request {name} of {model} version {row['version']}:{status} {row['total_us']:,.0f} us{client}, "
+    if batch is None:
+        return f"{begin}in no batch"
     others = batch["requests"] - 1
     mates = f"with {others} other request{'s' if others != 1 else ''}" if others else "alone"
     padding = f" and {batch['padding_rows']} of padding" if batch["padding_rows"] else ""
-    client = f" of the client's {row['client']['client_total_us']:,.0f}" if row["client"] else ""
-    return (
-        f"Request {name} of {model} version {row['version']}: {row['total_us']:,.0f} us{client}, "
-        f"in batch {batch['batch']} ({batch['reason']}, {batch['rows']} rows{padding}) {mates}"
-    )
+    again = ", again after a batch that failed" if batch["retried"] else ""
+    return f"{begin}in batch {batch['batch']} ({batch['reason']}, {batch['rows']} rows{padding}) {mates}{again}"

@@ -56,6 +56,8 @@ def advice(profile: RequestProfile) -> list[str]:
     if not found:
         first, second = (f"{kind} ({100 * share:.0f} %)" for kind, share in shares.head(2).items())
         found.append(f"No stage stands out; the largest are {first} and {second}.")
+    if profile.batches.empty:
+        return found
     padding = profile.batches["padding_rows"].sum() / max(1, (profile.batches[["rows", "padding_rows"]].sum()).sum())
     if padding >= _LARGE:
         found.append(f"{100 * padding:.0f} % of the rows that ran are padding: more allowed_batch_sizes, see %tune.")

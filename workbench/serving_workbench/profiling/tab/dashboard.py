@@ -158,7 +158,7 @@ class ProfileTab:
                 "percentiles": drawings.percentiles(reading),
                 "requests": reading.frame,
                 "request": bars_of(own, shown),
-                "batches": drawings.batch_lanes(reading),
+                "batches": drawings.newest_batches(reading),
             }
         if self._with_ops is not None:
             found |= {

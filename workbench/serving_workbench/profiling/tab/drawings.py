@@ -15,10 +15,10 @@ from serving_workbench.profiling.waits import kind_of
 if TYPE_CHECKING:
     from serving_workbench.profiling.requests import RequestProfile
 
-__all__ = ["answered", "batch_lanes", "dominant", "failures", "percentiles", "scatter", "stage_bars", "timeline"]
+__all__ = ["answered", "dominant", "failures", "newest_batches", "percentiles", "scatter", "stage_bars", "timeline"]
 
 #: Dots of the scatter plot: the slowest of all are among them.
-_DOTS: Final = 130
+_DOTS: Final = 128
 #: Batches of the timeline, the newest.
 _BATCHES: Final = 30
 _LANES: Final = 12
@@ -30,15 +30,13 @@ _OK: Final = "OK"
 
 
 def answered(profile: RequestProfile) -> pd.DataFrame:
-    """Return the requests that were answered; servers that remember no others do not tell."""
-    frame = profile.frame
-    return frame[frame["status"] == _OK] if "status" in frame else frame
+    """Return the requests that were answered."""
+    return profile.frame[profile.frame["status"] == _OK]
 
 
 def failures(profile: RequestProfile) -> pd.DataFrame:
-    """Return the requests that failed, with their ``status``."""
-    frame = profile.frame
-    return frame[frame["status"] != _OK] if "status" in frame else frame.iloc[:0].assign(status="")
+    """Return the requests that failed."""
+    return profile.frame[profile.frame["status"] != _OK]
 
 
 def dominant(profile: RequestProfile, frame: pd.DataFrame) -> list[str]:
@@ -118,8 +116,8 @@ def scatter(profile: RequestProfile) -> Panel:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [name for name in ("id", "received_ns", "total_us", "status") if name in frame]
-    return [{str(name): value for name, value in row.items()} for row in frame[columns].to_dict("records")]
+    columns = frame[["id", "received_ns", "total_us", "status"]]
+    return [{str(name): value for name, value in row.items()} for row in columns.to_dict("records")]
 
 
 def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
@@ -147,31 +145,15 @@ def _told(profile: RequestProfile) -> str:
     return "; ".join(words) + "."
 
 
-def batch_lanes(profile: RequestProfile) -> pd.DataFrame:
-    """Return the newest batches with ``version`` and ``lane``, from 1: the thread that ran them.
-
-    Where the server does not tell the thread, batches that ran at once are on lanes of their own.
-    """
+def newest_batches(profile: RequestProfile) -> pd.DataFrame:
+    """Return the batches that the timeline shows, as of `RequestProfile.batches`."""
     found = profile.batches
-    if not len(found):
-        return found
-    found = found.sort_values("taken_ns").tail(_BATCHES)
-    known = found["lane"] if "lane" in found else pd.Series(np.nan, index=found.index)
-    if known.notna().all():
-        return found.assign(lane=known.astype(int) + 1, guessed=False)
-    until: dict[int, list[int]] = {}
-    lanes = []
-    for batch in found[["version", "taken_ns", "came_ns"]].to_dict("records"):
-        taken = until.setdefault(int(batch["version"]), [])
-        lane = next((index for index, end in enumerate(taken) if end <= batch["taken_ns"]), len(taken))
-        taken[lane : lane + 1] = [int(batch["came_ns"])]
-        lanes.append(lane + 1)
-    return found.assign(lane=lanes, guessed=True)
+    return found.sort_values("taken_ns").tail(_BATCHES) if len(found) else found
 
 
 def timeline(profile: RequestProfile) -> Panel:
     """Return the newest batches in time, a row per thread."""
-    batches = batch_lanes(profile)
+    batches = newest_batches(profile)
     several = batches["version"].nunique() > 1
     rows = sorted(set(zip(batches["version"], batches["lane"], strict=True)))
     shown = rows[:_LANES]
@@ -193,18 +175,17 @@ def timeline(profile: RequestProfile) -> Panel:
             if name == "run":
                 told = f"batch {number}: {in_rows(batch)}, {batch['reason']}, {told}"
             panel.bar((batch[start] - begin) / whole, took / whole, y, name, told)
-    lane = "lane" if batches["guessed"].any() else "thread"
-    for number, (version, which) in enumerate(shown):
-        panel.text(0, number * ROW + 14, f"v{version} {lane} {which}" if several else f"{lane} {which}")
-    panel.reading = _batches_told(batches, whole, len(rows), lane)
+    for number, (version, lane) in enumerate(shown):
+        panel.text(0, number * ROW + 14, f"v{version} thread {lane + 1}" if several else f"thread {lane + 1}")
+    panel.reading = _batches_told(batches, whole, len(rows))
     panel.label = "Batches in time"
     return panel
 
 
-def _batches_told(batches: pd.DataFrame, whole: int, lanes: int, lane: str) -> str:
+def _batches_told(batches: pd.DataFrame, whole: int, lanes: int) -> str:
     busy = (batches["came_ns"] - batches["taken_ns"]).sum() / (whole * lanes)
     ran = batches["rows"] + batches["padding_rows"]
-    told = f"{len(batches)} batches in {time_in_words(whole / 1e3)} on {lanes} {lane}{'s' if lanes != 1 else ''}, "
+    told = f"{len(batches)} batches in {time_in_words(whole / 1e3)} on {lanes} thread{'s' if lanes != 1 else ''}, "
     told += f"busy {min(1.0, busy):.0%}; {batches['rows'].mean():.3g} rows each"
     padding = batches["padding_rows"].sum() / max(1, ran.sum())
     reasons = batches["reason"].value_counts()

@@ -127,7 +127,7 @@ def _beside(panel: Panel, start: float, length: float, y: float, text: str) -> N
 
 
 def _title(profile: RequestProfile, row: dict[str, Any]) -> str:
-    status = row.get("status", "OK")
+    status = row["status"]
     took = time_in_words(row["total_us"])
     if status != "OK":
         where = f"in batch {row['batch']['batch']}" if row["batch"] else "before it was in a batch"
