@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +15,7 @@ from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name
 from serving_workbench import sampling
 from serving_workbench.errors import PredictError
-from serving_workbench.inputs import as_inputs
+from serving_workbench.inputs import as_inputs, is_dataframe
 
 
 def signature(*specs: tuple[str, str, tuple[int, ...] | None], defaults: tuple[str, ...] = ()) -> Signature:
@@ -170,3 +172,8 @@ def test_samples_are_the_same_each_time_and_fit() -> None:
     assert sampling.batch_axis(one("float", (-1, 2)))
     assert sampling.batch_axis(one("float", None))
     assert not sampling.batch_axis(one("float", ()))
+
+
+def test_pandas_that_another_thread_still_imports_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", ModuleType("pandas"))
+    assert not is_dataframe([1.0])

@@ -33,8 +33,9 @@ Array = NDArray[Any]
 
 def is_dataframe(value: object) -> bool:
     """Whether it is a pandas DataFrame; pandas is not imported for those who do not use it."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)
+    # None also while another thread still imports it: nobody has a DataFrame then.
+    kind = getattr(sys.modules.get("pandas"), "DataFrame", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def shape_text(spec: TensorSpec) -> str:
