@@ -6,7 +6,7 @@ and off in turns: microseconds of CPU, also where a busy machine hides them from
 ``stamps``: one server, requests of one row for half_plus_two (the smallest model there is) from h2load, 64 in flight,
 over gRPC and REST. Stamps are switched on and off under that load, in slices, random order within each pair. Compared
 within the pairs: CPU of the front per request (the scheduler's nanoseconds), and requests per second; medians with 95 %
-intervals. Server and load share the machine.
+intervals; exits with 1 if they take more than 3 us or 2 % of the rate. Server and load share the machine.
 
 ``tab``: what a reading of the profile tab costs: CPU of the kernel and of the front, bytes to the browser, growth of
 the kernel after 300 of them.
@@ -23,6 +23,7 @@ import math
 import os
 import random
 import statistics as stats
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -42,6 +43,10 @@ from tests.servers import ServerProcess
 
 _MODEL = "half_plus_two"
 _IN_FLIGHT = 64
+
+#: Bars: of a request's stamps, and of the rate with them.
+_MOST_CPU_US = 3.0
+_LEAST_RATE = 0.98
 
 #: Waves of requests that fill the ring.
 _FILL = 320
@@ -72,7 +77,9 @@ class _Slices:
         return used, sum(version["requests"].get("OK", 0) for version in answer["models"][_MODEL].values())
 
 
-def _stamps(models: Path, pairs: int, seconds: float) -> None:
+def _stamps(models: Path, pairs: int, seconds: float) -> int:
+    """Return how many bars are not met."""
+    missed = 0
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess("--enable_batching=true", directory=Path(folder)) as server,
@@ -98,9 +105,17 @@ def _stamps(models: Path, pairs: int, seconds: float) -> None:
             rate = [on[1] / off[1] for off, on in zip(found[False], found[True], strict=True)]
             base, most = (stats.median(off[which] for off in found[False]) for which in (0, 1))
             low, middle, high = _median(cpu)
-            print(f"{protocol}: CPU of the front {base:.1f} us, stamps {middle:+.2f} us [{low:+.2f}, {high:+.2f}]")
+            told = f"{protocol}: CPU of the front {base:.1f} us, stamps {middle:+.2f} us [{low:+.2f}, {high:+.2f}]"
+            missed += _judged(told, f"at most {_MOST_CPU_US:g} us", met=middle <= _MOST_CPU_US)
             low, middle, high = _median(rate)
-            print(f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} [{low:.3f}, {high:.3f}]")
+            told = f"{protocol}: {most:,.0f} requests/s, with stamps x {middle:.3f} [{low:.3f}, {high:.3f}]"
+            missed += _judged(told, f"at least {_LEAST_RATE:g}", met=middle >= _LEAST_RATE)
+    return missed
+
+
+def _judged(told: str, bar: str, *, met: bool) -> int:
+    print(f"{told}; {bar}: {'met' if met else 'NOT met'}", flush=True)
+    return not met
 
 
 def _request(server: ServerProcess, protocol: str) -> tuple[str, bytes]:
@@ -169,8 +184,8 @@ async def _path(blocks: int) -> None:
     print(f"path: {stats.median(found[False]):.1f} us, stamps {middle:+.2f} us ({low:+.2f} to {high:+.2f})")
 
 
-def main() -> None:
-    """Print lines of text."""
+def main() -> int:
+    """Print lines of text; return 1 when a bar is not met."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profiling")
     parser.add_argument("--models", type=Path, help="folder that `python -m tests.models` has filled")
     parser.add_argument("--part", choices=("path", "stamps", "tab"), default="path")
@@ -185,8 +200,9 @@ def main() -> None:
     elif given.part == "tab":
         _tab(given.models.resolve())
     else:
-        _stamps(given.models.resolve(), given.pairs, given.seconds)
+        return min(1, _stamps(given.models.resolve(), given.pairs, given.seconds))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
