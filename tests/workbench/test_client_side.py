@@ -51,7 +51,7 @@ def check_sums(frame: pd.DataFrame, stages: list[str]) -> None:
 
 
 def ask_by_grpc(served: sw.ServedModel, value: float) -> None:
-    assert served.predict(np.float32([value])) == [value / 2 + 3]
+    assert served.predict(np.float32([value]), request_id=True) == [value / 2 + 3]
 
 
 def ask_by_rest(served: sw.ServedModel, value: float) -> None:
@@ -137,9 +137,10 @@ def test_requests_of_others_have_no_client(served: sw.ServedModel) -> None:
         call(message.SerializeToString(), timeout=30)
         call(message.SerializeToString(), timeout=30, metadata=(("x-request-id", "theirs"),))
     served.predict(np.float32([1]), request_id="theirs")
+    served.predict(np.float32([1]))
     found = served.requests()
-    assert found.frame["request_id"].fillna("").tolist() == ["", "theirs", "theirs"]
-    assert found.frame["client_total_us"].notna().tolist() == [False, False, True]
+    assert found.frame["request_id"].fillna("").tolist() == ["", "theirs", "theirs", ""]
+    assert found.frame["client_total_us"].notna().tolist() == [False, False, True, False]
     assert found.frame.loc[:1, list(COLUMNS)].isna().all(axis=None)
     first = found.frame["id"][0]
     assert found.request(first)["client"] is None
@@ -217,7 +218,7 @@ def elsewhere(served: sw.ServedModel, monkeypatch: pytest.MonkeyPatch) -> sw.Ser
 
 def test_of_another_clock_only_the_sum_of_both_ways_is_known(elsewhere: sw.ServedModel) -> None:
     for number in range(5):
-        elsewhere.predict(np.float32([number]))
+        elsewhere.predict(np.float32([number]), request_id=True)
     found = elsewhere.requests()
     frame = found.frame
     assert frame[["transport_out_us", "transport_back_us"]].isna().all(axis=None)

@@ -22,7 +22,7 @@ from serving_server.wire.messages import (
     PredictResponse,
     SignatureDefMap,
 )
-from serving_workbench.client_stamps import HEADER, ClientStamp, checked_id, fresh_id, keep
+from serving_workbench.client_stamps import HEADER, ClientStamp, checked_id, keep
 from serving_workbench.errors import PredictError
 from serving_workbench.inputs import as_inputs, is_dataframe
 from serving_workbench.savedmodel import default_signature_name, usable_signatures
@@ -56,7 +56,7 @@ class PredictClient:
     -----
     Safe to use from several threads. `close` it, or use it as a context manager.
 
-    Each prediction has an ``x-request-id`` and leaves its times in `serving_workbench.client_stamps`.
+    Predictions with a `request_id` leave their times in `serving_workbench.client_stamps`.
     """
 
     def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
@@ -116,7 +116,7 @@ class PredictClient:
         signature: str | None = None,
         timeout: float = 10.0,
         raw_strings: bool = False,
-        request_id: str | None = None,
+        request_id: str | bool | None = None,
     ) -> Any:
         """Return the model's answer.
 
@@ -135,8 +135,9 @@ class PredictClient:
         raw_strings : bool
             String outputs are arrays of `str` when all their elements are valid UTF-8, else of `bytes`; True keeps
             `bytes` always.
-        request_id : str, optional
-            Sent as ``x-request-id``, by which `ServedModel.requests` finds the request; by default a fresh one.
+        request_id : str or bool, optional
+            Sent as ``x-request-id``, by which `ServedModel.requests` finds it, with its times here; True: a fresh
+            one. It makes a request of one row about 0.15 ms longer, so by default there is none.
 
         Returns
         -------
@@ -162,7 +163,7 @@ class PredictClient:
         timeout: float = 10.0,
     ) -> dict[str, Array]:
         """Return every output by name, strings as `bytes`; see `predict`."""
-        found: dict[str, Array] = self._outputs(name, x, version, signature, timeout, fresh_id(), lambda each: each)
+        found: dict[str, Array] = self._outputs(name, x, version, signature, timeout, None, lambda each: each)
         return found
 
     def _outputs(
@@ -172,7 +173,7 @@ class PredictClient:
         version: int | str | None,
         signature: str | None,
         timeout: float,
-        request_id: str,
+        request_id: str | None,
         finish: Callable[[dict[str, Array]], Any],
     ) -> Any:
         """Return what `finish` makes of the outputs; that counts as reading the answer."""
@@ -197,7 +198,7 @@ class PredictClient:
         signature: Signature,
         x: object,
         timeout: float,
-        request_id: str,
+        request_id: str | None,
         finish: Callable[[dict[str, Array]], Any],
     ) -> Any:
         begun = perf_counter()
@@ -211,14 +212,15 @@ class PredictClient:
         except EncodeError as error:
             raise PredictError(f"The request cannot be written: {error}", code="INTERNAL") from error
         sent = perf_counter()
-        said = self._call(self._predict, message, timeout, name, version, ((HEADER, request_id),))
+        said = self._call(self._predict, message, timeout, name, version, request_id)
         answered = perf_counter()
         try:
             answer = PredictResponse.FromString(said)
         except DecodeError as error:
             raise PredictError(f"The answer cannot be read: {error}", code="INTERNAL") from error
         found = finish(_arrays(answer.outputs))
-        keep(ClientStamp(request_id, begun, sent, answered, perf_counter()))
+        if request_id is not None:
+            keep(ClientStamp(request_id, begun, sent, answered, perf_counter()))
         return found
 
     def _call(
@@ -228,9 +230,10 @@ class PredictClient:
         timeout: float,
         name: str,
         version: int | str | None,
-        metadata: tuple[tuple[str, str], ...] | None = None,
+        request_id: str | None = None,
     ) -> Any:
         try:
+            metadata = None if request_id is None else ((HEADER, request_id),)
             return method(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             code = error.code().name

@@ -54,15 +54,17 @@ def fresh_id() -> str:
     return f"sw-{_PROCESS}-{os.getpid()}-{next(_numbers)}"  # a fork has the same draw, and another number
 
 
-def checked_id(given: str | None) -> str:
-    """Return a user's id, or a fresh one for None.
+def checked_id(given: str | bool | None) -> str | None:
+    """Return a user's id, a fresh one for True, and None where none is wanted.
 
     Raises
     ------
     PredictError
         A server would not keep it.
     """
-    if given is None:
+    if given is None or given is False:
+        return None
+    if given is True:
         return fresh_id()
     if not isinstance(given, str) or not _ID.fullmatch(given):
         raise PredictError(

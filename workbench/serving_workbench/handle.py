@@ -93,7 +93,7 @@ class ServedModel:
         timeout: float = 10.0,
         *,
         raw_strings: bool = False,
-        request_id: str | None = None,
+        request_id: str | bool | None = None,
     ) -> Any:
         """Ask the model over gRPC: see `serving_workbench.client.PredictClient.predict`.
 
@@ -108,8 +108,9 @@ class ServedModel:
             Seconds.
         raw_strings : bool
             Keep string outputs as `bytes`.
-        request_id : str, optional
-            By which `requests` finds it, 1 to 128 printable ASCII characters without spaces; by default a fresh one.
+        request_id : str or bool, optional
+            By which `requests` finds it, with its times in this process: 1 to 128 printable ASCII characters without
+            spaces; True: a fresh one. It makes a request of one row about 0.15 ms longer, so by default there is none.
 
         Returns
         -------
@@ -209,8 +210,8 @@ class ServedModel:
     ) -> RequestProfile:
         """Return the last answered requests, with the stages of each and the batch that it ran in.
 
-        Of requests that this process has sent, by `predict` or ``loadtest(..., stamped=100)``, also the client's times:
-        encoding, transport there and back, decoding.
+        Of requests that this process has sent by ``predict(..., request_id=True)`` or ``loadtest(..., stamped=100)``,
+        also the client's times: encoding, transport there and back, decoding.
 
         Parameters
         ----------
