@@ -19,6 +19,8 @@ def test_the_version_that_stays_follows_from_both_comparisons(model_copy: Callab
     assert "4500 snippets to train, 1200 held out" in text
     assert "language version 2: 30 runs traced, 32 rows each." in text
     assert re.search(r"^batch_wait +[\d.]+", text, re.MULTILINE), "stages of requests"
+    assert re.search(r"^transport_out +[\d.,]+ us", text, re.MULTILINE), "the client's side of one request"
+    assert "<RequestProfile of 'language': 300 requests in " in text, "the tab"
     strings = re.search(r"^strings: (\d+)% of a run of version 2, (\d+)% of a run of version 3$", text, re.MULTILINE)
     assert strings is not None
     assert int(strings[1]) > int(strings[2])
