@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from serving_server.signatures import Signature, TensorSpec
 from serving_server.tensors import by_name, to_array
 from serving_server.wire.messages import PredictRequest
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.profiling import memory
 from serving_workbench.profiling.entry import _request
 from serving_workbench.profiling.operations import FRAMEWORK
 from serving_workbench.tuning.stepping import Steps, moving
@@ -237,6 +239,12 @@ def test_memory_in_words_and_what_it_warns_of(result: sw.ProfileResult) -> None:
     assert "the largest heavy with 8.4 MB" in text
     assert "18.6 KB per row" in text
     assert "Most of it is asked for by heavy_product (MatMul)" in text
+    assert result.memory_data is not None
+    below = dataclasses.replace(found, fixed=-0.2)  # as least squares have it
+    assert any(
+        sentence.startswith("A run takes 0 bytes and 18.6 KB per row")
+        for sentence in memory.sentences(result.memory_data["profile"], below, available=10**12, batching=None)
+    )
     tight = copy.copy(result)
     tight.memory_data = copy.deepcopy(result.memory_data)
     assert tight.memory_data is not None

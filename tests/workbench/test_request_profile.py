@@ -109,12 +109,16 @@ def test_stages_in_sum(profile: RequestProfile) -> None:
 def test_one_request_in_words(profile: RequestProfile) -> None:
     title, *lines = profile.explain().splitlines()  # of the slowest
     assert title == (
-        "Request 2-0 (mine) of digits version 3: 955 us, in batch 2 (full, 1 rows and 1 of padding) alone, again after "
+        "Request 2-0 (mine) of digits version 3: 955 us, in batch 2 (full, 1 row and 1 of padding) alone, again after "
         "a batch that failed"
     )
     assert [line.split()[0] for line in lines] == [*STAGES, "total"]
     assert max(lines, key=lambda line: line.count("█")).startswith("thread_wait")
     assert "with 1 other request" in profile.explain("1-0")
+    told = answer()
+    told["batches"][1] |= {"reason": "alone", "padding_rows": 0, "retried": False}
+    title = RequestProfile("digits", told).title("2-0")
+    assert title == "Request 2-0 (mine) of digits version 3: 955 us, in batch 2 (alone, 1 row)"
 
 
 def test_a_request_is_found_by_its_id_and_by_the_clients(profile: RequestProfile) -> None:

@@ -138,7 +138,7 @@ def sentences(data: dict[str, Any], version_fit: MemoryFit | None, *, available:
         )
     if version_fit is not None:
         found.append(
-            f"A run takes {in_words(version_fit.fixed)} and {in_words(version_fit.per_row)} per row "
+            f"A run takes {in_words(round(version_fit.fixed))} and {in_words(version_fit.per_row)} per row "
             f"(the line is within {100 * version_fit.error:.0f} % of what was measured)."
         )
     if data["ops"]:

@@ -300,7 +300,10 @@ def _title(model: str, row: Mapping[str, Any]) -> str:
     if batch is None:
         return f"{begin}in no batch"
     others = batch["requests"] - 1
-    mates = f"with {others} other request{'s' if others != 1 else ''}" if others else "alone"
+    mates = f" with {others} other request{'s' if others != 1 else ''}" if others else " alone"
+    if batch["reason"] == "alone":  # it says so already
+        mates = ""
+    rows = f"{batch['rows']} row{'s' if batch['rows'] != 1 else ''}"
     padding = f" and {batch['padding_rows']} of padding" if batch["padding_rows"] else ""
     again = ", again after a batch that failed" if batch["retried"] else ""
-    return f"{begin}in batch {batch['batch']} ({batch['reason']}, {batch['rows']} rows{padding}) {mates}{again}"
+    return f"{begin}in batch {batch['batch']} ({batch['reason']}, {rows}{padding}){mates}{again}"
