@@ -179,8 +179,10 @@ async def profile_ops(served: ServedVersion, wish: OpWish) -> bytes:
         - ``batches``, ``run_ns``: traced runs, and their time by TensorFlow's clock;
         - ``ops``: objects with ``name``, ``type``, ``calls``, ``total_ns``, ``self_ns`` (without ops inside of it),
           ``bytes`` (asked of the allocator);
-        - ``tracks``: names of threads; ``runs``: lists of batch, track, start, duration; ``events``: lists of op,
-          batch, track, start, duration, the first 20,000 calls (``events_left_out``); ns of CLOCK_MONOTONIC;
+        - ``tracks``: names of threads; ``runs``: lists of run, track, start, duration; ``events``: lists of op,
+          run, track, start, duration, the first 20,000 calls (``events_left_out``); ns of CLOCK_MONOTONIC;
+        - ``began_ns``: for each of the runs, the ``run_began_ns`` of its batch (`serving_server.stamps.rows`); null of
+          runs that are no batch of requests;
         - ``trace``: TensorFlow's XSpace, compressed by zlib, in base64; null when not asked for, or over 24 MiB;
         - ``table_seconds``: from the last traced run to the answer, without the runs between; not of live requests;
           ``threads``, ``processors``, ``tensorflow``.

@@ -22,6 +22,8 @@ def test_a_cell_shows_where_the_time_goes(session: Session, half: str, tmp_path:
     assert list((tmp_path / "logs").rglob("*.xplane.pb"))
     live = session.run(f"%profile --instance {half} --watch --for 50ms --version 1")
     assert live.rows is None
+    said = session.says(f"%profile half --instance {half} --watch --for 50ms --trace {tmp_path}/live.json")
+    assert f"Wrote {tmp_path}/live.json: 0 live runs with their ops; the server remembers no request" in said
 
 
 def test_help_completion_and_what_is_wrong(session: Session, half: str) -> None:

@@ -85,6 +85,7 @@ def test_events_lie_within_their_runs(shared_server: SharedServer) -> None:
     assert len(found["events"]) == sum(op["calls"] for op in found["ops"])
     runs = {number: (start, start + duration) for number, _, start, duration in found["runs"]}
     assert sorted(runs) == list(range(5))
+    assert found["began_ns"] == [None] * 5  # of no batch
     for op, batch, track, start, duration in found["events"]:
         assert 0 <= op < len(found["ops"])
         assert 0 <= track < len(found["tracks"])
@@ -115,6 +116,12 @@ def test_live_requests_are_watched(shared_server: SharedServer) -> None:
     assert found["source"] == "live"
     assert 0 < found["batches"] <= len(answered)
     assert by_self_time(found)[0]["name"] == "heavy_product"
+    status, remembered = shared_server.control("GET", f"/models/{model}/profile/requests?limit=10000")
+    assert status == 200, remembered
+    batches = {each["run_began_ns"]: each["run_ended_ns"] for each in remembered["batches"]}
+    assert len(set(found["began_ns"])) == len(found["runs"])
+    for began, (_, _, start, duration) in zip(found["began_ns"], found["runs"], strict=True):
+        assert began <= start <= start + duration <= batches[began]
 
 
 @contextlib.contextmanager

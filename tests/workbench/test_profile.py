@@ -143,12 +143,13 @@ def test_the_trace_for_perfetto_is_nested(result: sw.ProfileResult, tmp_path: Pa
     value = json.loads(result.chrome_trace(tmp_path / "trace.json").read_text())
     events = [event for event in value["traceEvents"] if event["ph"] == "X"]
     named = {(event["pid"], event["tid"]) for event in value["traceEvents"] if event["name"] == "thread_name"}
-    runs = {event["args"]["batch"]: event for event in events if event["cat"] == "run"}
-    assert len(runs) == 20
+    runs = {event["args"]["run"]: event for event in events if event["cat"] == "run"}
+    assert [runs[number]["name"] for number in range(20)] == [f"profiling run {number}" for number in range(20)]
     assert {(event["pid"], event["tid"]) for event in events} <= named
     for event in events:
         assert event["dur"] >= 0
-        run = runs[event["args"]["batch"]]
+        assert event["args"]["batch"] is None  # the server numbers batches, and these are none
+        run = runs[event["args"]["run"]]
         # Whole nanoseconds as microseconds with three digits: sums differ in the last one.
         assert run["ts"] - 0.002 <= event["ts"] <= event["ts"] + event["dur"] <= run["ts"] + run["dur"] + 0.002
 

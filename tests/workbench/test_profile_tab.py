@@ -281,7 +281,7 @@ def test_it_follows_keeps_what_is_chosen_and_saves(
     assert "requests and the ops" in done(tab)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     named = {each["pid"] for each in events if each["name"] == "process_name"}
-    assert named == {1, 2, 3, 4}, "requests, batches, ops, and the clients in this process"
+    assert named == {1, 2, 3}, "requests, batches, ops"
     assert {each["pid"] for each in events} == named
     arrows = [each for each in events if each["ph"] in {"s", "f"}]
     assert arrows

@@ -26,6 +26,7 @@ from serving_server.channel.packets import (
 )
 from serving_server.errors import ServingError
 from serving_server.tensors import Array, by_numpy
+from serving_server.worker import marks
 from serving_server.worker.model import as_serving_error
 from serving_server.worker.runner import Runnable, Runner
 
@@ -83,7 +84,7 @@ class Lane:
             feeds = self._feeds(places, copy=keeps_feeds)
             # Of one scale with the front's stamps: the clock of `perf_counter` is the machine's, not the process's.
             began = time.perf_counter_ns()
-            outputs = runnable(*feeds)
+            outputs = marks.run_batch(runnable, feeds, began) if marks.wanted else runnable(*feeds)
             run_ns = time.perf_counter_ns() - began
             return pack_answer(began, run_ns, self._write(outputs))
         except Exception as error:

@@ -8,6 +8,7 @@ runs without it before, and half after, so that a drift of the machine's speed d
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import random
 import secrets
@@ -26,7 +27,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from serving_server.errors import ResourceExhaustedError, ServingError
 from serving_server.tensors import Array
-from serving_server.worker import op_trace
+from serving_server.worker import marks, op_trace
 from serving_server.worker.model import Model, as_serving_error
 from serving_server.worker.pacing import LEAST_RUNS, Pace
 from serving_server.worker.profile_inputs import DRAWN, MAX_BYTES, Loaded, Rows, choose
@@ -41,6 +42,9 @@ _MAX_EVENTS: Final = 20_000
 
 #: Longest time of own traced runs: requests of this worker are traced meanwhile, and each leaves events. Seconds.
 _MAX_TRACED: Final = 5.0
+
+#: Of two clocks, to know their difference.
+_CLOCK_READINGS: Final = 9
 
 #: Bytes of a compressed trace that still travels.
 _MAX_TRACE: Final = 24 << 20
@@ -58,17 +62,18 @@ def collect(during: Callable[[], None], options: dict[str, int]) -> bytes:
     # folder is made for the export only: a worker that ends in the middle of a trace leaves none behind.
     folder = Path(tempfile.gettempdir()) / f"serving-profile-{secrets.token_hex(16)}"
     session = _pywrap_profiler.ProfilerSession()
-    session.start(str(folder), options)
-    try:
-        during()
-    finally:
-        folder.mkdir(mode=0o700)
+    with marks.watching():
+        session.start(str(folder), options)
         try:
-            session.export_to_tb()
-            (exported,) = folder.rglob("*.xplane.pb")
-            trace = exported.read_bytes()
+            during()
         finally:
-            shutil.rmtree(folder)
+            folder.mkdir(mode=0o700)
+            try:
+                session.export_to_tb()
+                (exported,) = folder.rglob("*.xplane.pb")
+                trace = exported.read_bytes()
+            finally:
+                shutil.rmtree(folder)
     return trace
 
 
@@ -96,7 +101,7 @@ def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threadi
         raw = collect(lambda: _wait(end, seconds), _TRACER)
         Pace(busy, seconds, end).check()
         answer |= {"source": "live", "signature": None, "rows": None, "plain_ns": [], "profiled_ns": []}
-        return answer | _read(raw, wish, marked=False)
+        return answer | _read(raw, wish, own=False)
     rows = choose(loaded, wish["signature"], wish["request"])
     runnable = _runnable(model, rows)
     wished = (wish["batch_size"] or 1) if rows.batched else 1
@@ -118,7 +123,8 @@ def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threadi
         nonlocal last
         runnable(*feeds)  # the tracer's own first steps: without a mark, so not counted
         pace = Pace(busy, traced_seconds, end)
-        profiled.extend(pace.several(marked, lambda: _marked(runnable, feeds, len(profiled), pace)))
+        numbers = itertools.count()
+        profiled.extend(pace.several(marked, lambda: _marked(runnable, feeds, next(numbers), pace)))
         last = time.monotonic()
 
     raw = collect(during, _TRACER)
@@ -140,7 +146,7 @@ def profile_ops(model: Model, loaded: Loaded, wish: dict[str, Any], end: threadi
         "sizes": sizes,
         "failed": failed,
     }
-    answer |= _read(raw, wish, marked=True)
+    answer |= _read(raw, wish, own=True)
     answer["table_seconds"] = time.monotonic() - last - between
     return answer
 
@@ -216,12 +222,8 @@ def _first_run(runnable: Callable[..., Sequence[Any]], feeds: Sequence[Array], r
         raise known from error
 
 
-def _marked(runnable: Callable[..., Sequence[Any]], feeds: Sequence[Array], number: int, pace: Pace) -> int:
-    def run(*arrays: Array) -> Sequence[Any]:
-        with tf.profiler.experimental.Trace(op_trace.MARK, batch=number):
-            return runnable(*arrays)
-
-    return pace.run(run, feeds)
+def _marked(runnable: Callable[..., list[Any]], feeds: Sequence[Array], number: int, pace: Pace) -> int:
+    return pace.run(lambda *arrays: marks.run_own(runnable, arrays, number), feeds)
 
 
 def _wait(end: threading.Event, seconds: float) -> None:
@@ -233,9 +235,11 @@ def _threads(model: Model) -> dict[str, int]:
     return {"intra_op": config.intra_op_parallelism_threads, "inter_op": config.inter_op_parallelism_threads}
 
 
-def _read(raw: bytes, wish: dict[str, Any], *, marked: bool) -> dict[str, Any]:
+def _read(raw: bytes, wish: dict[str, Any], *, own: bool) -> dict[str, Any]:
     space = xplane_pb2.XSpace.FromString(raw)
-    trace = op_trace.read(space, op_trace.marked_steps(space) if marked else None, _MAX_EVENTS)
+    marked = op_trace.marked_steps(space, marks.OWN if own else marks.BATCH)
+    # A live run at whose begin or end the trace began or ended has no mark, and may lack ops.
+    trace = op_trace.read(space, marked, _MAX_EVENTS)
     packed = base64.b64encode(zlib.compress(raw, 1)).decode() if wish["trace"] and len(raw) else None
     if packed is not None and len(packed) > _MAX_TRACE:
         packed = None
@@ -257,6 +261,7 @@ def _read(raw: bytes, wish: dict[str, Any], *, marked: bool) -> dict[str, Any]:
         ],
         "tracks": trace.tracks,
         "runs": [[steps[run.step], run.track, base + run.start_ns, run.duration_ns] for run in trace.runs],
+        "began_ns": [None if own else marked[run.step] for run in trace.runs],
         "events": [
             [event.op, steps.get(event.step, -1), event.track, base + event.start_ns, event.duration_ns]
             for event in trace.events
@@ -268,7 +273,10 @@ def _read(raw: bytes, wish: dict[str, Any], *, marked: bool) -> dict[str, Any]:
 
 def _start_monotonic_ns(space: Any) -> int:
     """Return when the trace began, on the clock of requests (CLOCK_MONOTONIC)."""
-    offset = time.monotonic_ns() - time.time_ns()
+    # The shortest of some readings: between two clocks a thread may lose its processor.
+    readings = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(_CLOCK_READINGS)]
+    before, now, after = min(readings, key=lambda each: each[2] - each[0])
+    offset = (before + after) // 2 - now
     for plane in space.planes:
         for number, data in plane.stat_metadata.items():
             if data.name == "profile_start_time":

@@ -12,15 +12,15 @@ import re
 from collections.abc import Container, Iterator
 from typing import Any, Final
 
-__all__ = ["MARK", "Event", "Op", "Trace", "marked_steps", "read"]
-
-#: The event around each run that a profile makes itself.
-MARK: Final = "serving_profile_batch"
+__all__ = ["Event", "Op", "Trace", "marked_steps", "read"]
 
 _PLANE: Final = "/host:CPU"
 _RUN: Final = "SessionRun"
 _EXECUTOR: Final = "ExecutorState::Process"
 _ALLOCATION: Final = "MemoryAllocation"
+
+#: Where marks carry their number.
+_NUMBER: Final = "step_num"
 
 #: Node names are TensorFlow's (tensorflow/core/graph/graph_constructor.cc). Types begin with an upper-case letter,
 #: those of oneDNN's kernels with an underscore before it. "ThreadpoolListener::Record" is no op.
@@ -77,19 +77,19 @@ class Trace:
         return sum(run.duration_ns for run in self.runs)
 
 
-def marked_steps(space: Any) -> set[int]:
-    """Return the steps of the runs inside `MARK` events."""
-    found: set[int] = set()
+def marked_steps(space: Any, mark: str) -> dict[int, int]:
+    """Return the steps of the runs inside events of a name (`serving_server.worker.marks`), each with its number."""
+    found: dict[int, int] = {}
     for plane in _planes(space):
         keys = _Keys(plane)
         for line in plane.lines:
-            until = -1
+            until, value = -1, 0
             for start, end, event in _in_order(line):
                 name = keys.name(event)
-                if name == MARK:
-                    until = end
+                if name == mark:
+                    until, value = end, keys.integer(event, _NUMBER)
                 elif name == _RUN and start < until:
-                    found.add(keys.integer(event, "id"))
+                    found[keys.integer(event, "id")] = value
     return found
 
 

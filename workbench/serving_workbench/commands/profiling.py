@@ -22,6 +22,8 @@ _EXAMPLES: Final = """\
     %profile digits --live          the tab: stages of live requests, the slow ones, batches, ops on demand
     %profile digits --watch --for 5s
                                     the runs of live requests instead of runs of its own
+    %profile digits --watch --trace live.json
+                                    arrows from each request to its batch, and on to the ops of its run
     %profile digits --sizes 1,16,64 --trace ops.json --tensorboard logs
     one, two = sw.profile("digits", 1), sw.profile("digits", 2)
     one.compare(two)                op by op
@@ -48,7 +50,9 @@ def _arguments(parser: Parser) -> None:
     parser.add("--live", action="store_true", help="the tab that follows the requests")
     parser.add("--watch", action="store_true", help="ops of the runs of live requests")
     parser.add("--for", dest="seconds", kind=kinds.seconds, metavar="S", help="how long it may take (20s; --watch: 2s)")
-    parser.add("--trace", kind=kinds.text, role="file", metavar="FILE", help="write a trace for Perfetto or Chrome")
+    parser.add(
+        "--trace", kind=kinds.text, role="file", metavar="FILE", help="write requests, batches and ops for Perfetto"
+    )
     parser.add("--tensorboard", kind=kinds.text, role="file", metavar="DIR", help="write TensorFlow's trace there")
     parser.add("--save", kind=kinds.text, role="file", metavar="FILE", help="write all of it for ProfileResult.load")
     add_instance(parser)
@@ -97,7 +101,9 @@ def _run(arguments: argparse.Namespace, place: Place) -> Any:
         return sw.profile_live(model, version)
     result = sw.profile(model, version, live=arguments.watch, progress=not arguments.no_progress, **options)
     if arguments.trace is not None:
-        place.say(f"Wrote {result.chrome_trace(Path(arguments.trace))}.")
+        from serving_workbench.profiling.linking import contents  # NumPy: only for those who ask
+
+        place.say(f"Wrote {result.chrome_trace(Path(arguments.trace))}: {contents(result)}.")
     if arguments.tensorboard is not None:
         place.say(f"Wrote {result.to_tensorboard(Path(arguments.tensorboard))}.")
     if arguments.save is not None:

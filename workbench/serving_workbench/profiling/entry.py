@@ -14,6 +14,8 @@ from serving_workbench.errors import ControlError, WorkbenchError
 from serving_workbench.handle import ServedModel, connect
 from serving_workbench.inputs import as_inputs
 from serving_workbench.profiling.comparison import ProfileComparison
+from serving_workbench.profiling.linking import during
+from serving_workbench.profiling.requests import RequestProfile
 from serving_workbench.profiling.result import ProfileResult
 from serving_workbench.savedmodel import default_signature_name
 from serving_workbench.tuning.stepping import Steps, moving
@@ -22,6 +24,9 @@ __all__ = ["compare_profiles", "loaded_version", "profile"]
 
 #: Rows of `data` that travel: they are repeated anyway.
 _MOST_ROWS: Final = 64
+
+#: Requests that the server is asked for: as many as it tells at once.
+_MOST_REQUESTS: Final = 10_000
 
 #: Of what there is to see.
 PARTS: Final = ("ops", "memory", "startup")
@@ -76,7 +81,8 @@ def profile(
     busy : float
         Part of the time in which the profile's own runs may keep a processor busy. With less, others notice less of it.
     live : bool
-        Watch the runs of live requests instead, whatever their sizes.
+        Watch the runs of live requests instead, whatever their sizes. `ProfileResult.live_requests` are these
+        requests, and ``ops_of`` there leads from one of them to the ops of its run.
     parts : sequence of str
         What to look at: ``ops`` (with run times by batch size), ``memory`` (weights, and what a run takes by batch
         size; not with `live`), ``startup`` (where the time of the load went).
@@ -123,7 +129,10 @@ def profile(
                 steps.step("live requests" if live else "ops")
                 answer = model.server.ask(lambda: control.profile_ops(model.name, number, **wish, **rows))
                 found.ops_data, found.requests = answer["profile"], answer["requests"]
-                found.stages = _stages(model, number)
+                remembered = model.server.ask(
+                    lambda: control.profile_requests(model.name, version=number, limit=_MOST_REQUESTS)
+                )
+                found.stages, found.live_data = _stages(model.name, remembered), during(remembered, found.ops_data)
             if "memory" in parts and not live:
                 steps.step("memory")
                 found.memory_data = model.server.ask(
@@ -198,11 +207,11 @@ def _signature(model: ServedModel, version: int, wanted: str | None) -> Signatur
     return found[name]
 
 
-def _stages(model: ServedModel, version: int) -> dict[str, float] | None:
-    remembered = model.requests(version=version)
-    if not len(remembered):
+def _stages(name: str, remembered: dict[str, Any]) -> dict[str, float] | None:
+    if not remembered["requests"]:
         return None
-    return {str(stage): float(share) for stage, share in remembered.by_stage()["share"].items()}
+    shares = RequestProfile(name, remembered).by_stage()["share"]
+    return {str(stage): float(share) for stage, share in shares.items()}
 
 
 def _request(data: object, signature: Signature) -> str:

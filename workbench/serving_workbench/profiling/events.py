@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["BATCHES", "CLIENTS", "OPS", "REQUESTS", "trace_events"]
+__all__ = ["BATCHES", "CLIENTS", "OPS", "REQUESTS", "run_arrows", "trace_events"]
 
 #: Process ids of the groups of tracks; they are names, no processes of the system.
 REQUESTS: Final = 1
@@ -49,7 +49,7 @@ def trace_events(requests: Sequence[Row], batches: Sequence[Row], stages: Sequen
         another track.
     """
     events = [_name(REQUESTS, "requests"), _name(BATCHES, "batches")]
-    batch_track = _tracks([(batch["taken_ns"] / 1e3, batch["came_ns"] / 1e3) for batch in batches])
+    batch_track = _batch_tracks(batches)
     at = {batch["batch"]: (track, batch["taken_ns"] / 1e3) for track, batch in zip(batch_track, batches, strict=True)}
     for track, batch in zip(batch_track, batches, strict=True):
         facts = {
@@ -109,6 +109,37 @@ def _client_events(requests: Sequence[Row], request_track: Sequence[int]) -> lis
         events.append({**link, "ph": "s", "ts": sent, "pid": CLIENTS, "tid": track})
         events.append({**link, "ph": "f", "bp": "e", "ts": received, "pid": REQUESTS, "tid": there})
     return events
+
+
+def run_arrows(batches: Sequence[Row], runs: Mapping[int, tuple[int, float]], first: int) -> list[Event]:
+    """Return an arrow from each batch that was traced to its run among the `OPS`.
+
+    Parameters
+    ----------
+    batches : sequence of mapping
+        Those of `trace_events`.
+    runs : mapping of int to (int, float)
+        By the batch's number: track, and when the run began, in microseconds.
+    first : int
+        Number of the first arrow; none of others is as large.
+
+    Returns
+    -------
+    list of dict
+        To stand behind all slices.
+    """
+    events: list[Event] = []
+    for track, batch in zip(_batch_tracks(batches), batches, strict=True):
+        if batch["batch"] in runs:
+            there, began = runs[batch["batch"]]
+            link = {"cat": "run", "name": "run", "id": first + len(events) // 2, "ts": began}
+            events.append({**link, "ph": "s", "pid": BATCHES, "tid": track})
+            events.append({**link, "ph": "f", "bp": "e", "pid": OPS, "tid": there})
+    return events
+
+
+def _batch_tracks(batches: Sequence[Row]) -> list[int]:
+    return _tracks([(batch["taken_ns"] / 1e3, batch["came_ns"] / 1e3) for batch in batches])
 
 
 def _name(pid: int, name: str) -> Event:

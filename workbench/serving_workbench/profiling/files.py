@@ -8,10 +8,12 @@ import gzip
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.profiling.events import OPS
 from serving_workbench.profiling.result import ProfileResult
 
 __all__ = ["load", "save", "trace_events", "write_chrome", "write_events", "write_tensorboard"]
@@ -70,14 +72,15 @@ def write_tensorboard(result: ProfileResult, logdir: Path) -> Path:
 
 
 def write_chrome(result: ProfileResult, path: Path) -> Path:
-    """Write `trace_events` in the Trace Event Format's JSON object form.
+    """Write runs and ops, with the requests of that time, in the Trace Event Format's JSON object form.
 
     Raises
     ------
     WorkbenchError
         Ops were not looked at, or it cannot be written.
     """
-    return write_events(trace_events(result), path)
+    live = result.live_requests
+    return write_events(trace_events(result) if live is None else live.trace_events(result), path)
 
 
 def write_events(events: list[dict[str, Any]], path: Path) -> Path:
@@ -91,7 +94,9 @@ def write_events(events: list[dict[str, Any]], path: Path) -> Path:
     return _write(path, json.dumps({"displayTimeUnit": "ms", "traceEvents": events}).encode())
 
 
-def trace_events(result: ProfileResult, process: int = 1) -> list[dict[str, Any]]:
+def trace_events(
+    result: ProfileResult, process: int = OPS, batches: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
     """Return runs and ops as complete events ("X"): one process, a track per thread of the worker.
 
     Parameters
@@ -99,6 +104,8 @@ def trace_events(result: ProfileResult, process: int = 1) -> list[dict[str, Any]
     result : ProfileResult
     process : int
         Their ``pid``, to tell them from events of other sources in one file.
+    batches : mapping of int to int, optional
+        The server's number of the batch by the number of the run.
 
     Returns
     -------
@@ -117,12 +124,17 @@ def trace_events(result: ProfileResult, process: int = 1) -> list[dict[str, Any]
         _named("process_name", f"{result.model} version {result.version}: ops", process, 0),
         *(_named("thread_name", name, process, track) for track, name in enumerate(data["tracks"])),
     ]
-    for batch, track, start, duration in data["runs"]:
-        arguments = {"batch": batch, "rows": result.rows}
-        events.append(_complete(f"batch {batch}", "run", process, track, start, duration, arguments))
-    for number, batch, track, start, duration in data["events"]:
+    batches = batches or {}
+    # The profile counts its runs, the server its batches: no name may make one of the other.
+    kind = "profiling run" if result.rows is not None else "live run"
+    for run, track, start, duration in data["runs"]:
+        batch = batches.get(run)
+        name = f"{kind} {run}" if batch is None else f"run of batch {batch}"
+        arguments = {"run": run, "batch": batch, "rows": result.rows}
+        events.append(_complete(name, "run", process, track, start, duration, arguments))
+    for number, run, track, start, duration in data["events"]:
         op = data["ops"][number]
-        arguments = {"batch": batch, "type": op["type"]}
+        arguments = {"run": run, "batch": batches.get(run), "type": op["type"]}
         events.append(_complete(op["name"], "op", process, track, start, duration, arguments))
     return events
 

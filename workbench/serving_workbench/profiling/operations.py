@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FRAMEWORK", "by_batch_size", "by_op", "by_type", "self_covered"]
+__all__ = ["FRAMEWORK", "by_batch_size", "by_op", "by_type", "plain_type", "self_covered"]
 
 #: The row of what is no op's time: TensorFlow's executor and the call of the session.
 FRAMEWORK: Final = "(framework)"
@@ -22,6 +22,11 @@ _SIZES: Final = ("rows", "runs", "median_us", "low_us", "high_us", "us_per_row")
 def self_covered(data: dict[str, Any]) -> float:
     """Return the part of the runs' time that lies in ops. With several inter-op threads it may exceed 1."""
     return sum(op["self_ns"] for op in data["ops"]) / data["run_ns"] if data["run_ns"] else 0.0
+
+
+def plain_type(name: str) -> str:
+    """Return the type of an op as the graph has it: oneDNN's kernels of the same ops have a prefix."""
+    return name.removeprefix("_Mkl")
 
 
 def by_op(data: dict[str, Any]) -> pd.DataFrame:
@@ -39,7 +44,7 @@ def by_op(data: dict[str, Any]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = [
         {
             "name": op["name"],
-            "type": op["type"].removeprefix("_Mkl"),  # oneDNN's kernels of the same ops
+            "type": plain_type(op["type"]),
             "calls": op["calls"],
             "total_us": op["total_ns"] / 1e3,
             "self_us": op["self_ns"] / 1e3,

@@ -50,6 +50,9 @@ _OF_BATCH: Final = ("batch", "lane", "mates", "batch_rows", "padding_rows")
 #: Width of the bars of a text, in characters.
 _WIDTH: Final = 50
 
+#: Ops in a text.
+_OPS: Final = 5
+
 
 def read_requests(server: Server, name: str, **query: Any) -> RequestProfile:
     """Ask a server for the requests of a model that it remembers.
@@ -201,10 +204,10 @@ class RequestProfile:
             row = max(named, key=lambda each: each["received_ns"])
         return {**row, "batch": None if row["batch"] is None else self._batches[row["batch"]]}
 
-    def explain(self, which: str | None = None) -> str:
+    def explain(self, which: str | None = None, ops: ProfileResult | None = None) -> str:
         """Return the stages of a request as bars of text, between the client's if they are known.
 
-        `which` and errors as of `request`.
+        With `ops`, the first ops of its run follow. `which` and errors as of `request`, and of `ops_of`.
         """
         row = self.request(which)
         path = whole_path(row, self.stages)
@@ -217,6 +220,13 @@ class RequestProfile:
             bar = "█" * (round(at * _WIDTH / whole) - start)
             lines.append(f"{name:<14}{took:>12,.1f} us {100 * took / whole:>5.1f} %  |{' ' * start}{bar}".rstrip())
         lines.append(f"{'total':<14}{whole:>12,.1f} us")
+        if ops is not None:
+            first = self.ops_of(row["id"], ops).head(_OPS).to_dict("records")
+            lines.append(f"In the run of batch {row['batch']['batch']}:")
+            lines += [
+                f"{op['self_us']:>26,.1f} us {100 * op['share']:>5.1f} %  {op['name']} {op['type']}".rstrip()
+                for op in first
+            ]
         return "\n".join(lines)
 
     def waterfall(self, which: str | None = None) -> Figure:
@@ -257,24 +267,52 @@ class RequestProfile:
         ----------
         path : str or Path
         ops : ProfileResult, optional
-            Its runs and ops are added: both are on the clock of the server's machine, so they lie beside each other.
+            Its runs and ops are added, and the requests of its own time: all are on the clock of the server's machine.
+            Arrows lead from batches to their runs, if it is of live requests.
 
         Raises
         ------
         WorkbenchError
             It cannot be written, or `ops` has no ops.
         """
-        from serving_workbench.profiling import files
-        from serving_workbench.profiling.events import OPS
+        from serving_workbench.profiling.files import write_events
 
-        events = self.trace_events()
-        return files.write_events([*events, *([] if ops is None else files.trace_events(ops, OPS))], Path(path))
+        return write_events(self.trace_events(ops), Path(path))
 
-    def trace_events(self) -> list[dict[str, Any]]:
-        """Return Chrome trace events of all requests and their batches (see `serving_workbench.profiling.events`)."""
-        from serving_workbench.profiling.events import trace_events
+    def trace_events(self, ops: ProfileResult | None = None) -> list[dict[str, Any]]:
+        """Return the Chrome trace events that `chrome_trace` writes (see `serving_workbench.profiling.events`)."""
+        from serving_workbench.profiling.linking import trace_events
 
-        return trace_events(list(self._requests.values()), list(self._batches.values()), self.stages)
+        return trace_events(self._requests, self._batches, self.stages, ops)
+
+    def ops_of(self, which: str | None, ops: ProfileResult) -> pd.DataFrame:
+        """Return the ops of the run that a request was in, the one with the most time of its own first.
+
+        Parameters
+        ----------
+        which : str or None
+            As of `request`. Of a request in pieces, the run of the last one.
+        ops : ProfileResult
+            Of live requests, while this one was among them: ``sw.profile(model, live=True)``.
+
+        Returns
+        -------
+        DataFrame
+            ``name``, ``type``, ``calls``, ``total_us``, ``self_us`` (without the ops inside), ``share`` of the run.
+
+        Raises
+        ------
+        WorkbenchError
+            There is no such request, its run was not traced, or not all of its ops were kept.
+        """
+        from serving_workbench.profiling.linking import ops_of_batch
+
+        row = self.request(which)
+        if row["batch"] is None:
+            raise WorkbenchError(
+                f"Request {row['id']} of '{self.model}' ended before it was in a batch: it has no run."
+            )
+        return ops_of_batch(ops, row["batch"])
 
     def __repr__(self) -> str:
         if not len(self):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from serving_workbench.profiling.comparison import ProfileComparison
+    from serving_workbench.profiling.requests import RequestProfile
 
 __all__ = ["Overhead", "ProfileResult"]
 
@@ -81,6 +82,8 @@ class ProfileResult:
     stages : dict of str to float, or None
         Share of each stage in the time of the last requests that the server remembers of the version
         (`ServedModel.requests`); None: there are none.
+    live_data : dict or None
+        What the server remembers of the requests of that time; None: nothing.
     """
 
     model: str
@@ -91,6 +94,7 @@ class ProfileResult:
     memory_data: dict[str, Any] | None = None
     startup_data: dict[str, Any] | None = None
     stages: dict[str, float] | None = None
+    live_data: dict[str, Any] | None = None
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -123,6 +127,13 @@ class ProfileResult:
     def startup(self) -> pd.DataFrame:
         """A row per step of the load (`serving_workbench.profiling.startup.startup_frame`)."""
         return startup.startup_frame(self.startup_data or {"steps": []})
+
+    @functools.cached_property
+    def live_requests(self) -> RequestProfile | None:
+        """Requests of the traced runs, or beside own runs at that time; None: the server remembers none."""
+        from serving_workbench.profiling.requests import RequestProfile
+
+        return None if self.live_data is None else RequestProfile(self.model, self.live_data)
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -188,7 +199,8 @@ class ProfileResult:
     def chrome_trace(self, path: str | Path) -> Path:
         """Write runs and ops as a trace for ``chrome://tracing`` or https://ui.perfetto.dev; return the file.
 
-        Times are of CLOCK_MONOTONIC, so that it can be laid over other traces of this machine.
+        Requests and batches of that time are in it, with arrows from each request to its batch, and on to its run in a
+        profile of live requests. Times are of CLOCK_MONOTONIC, as other traces of this machine may be.
 
         Raises
         ------
