@@ -15,7 +15,7 @@ import pytest
 
 from tests.foreign.tensorflow_clients import CLIENTS
 
-__all__ = ["min_tfs_packages", "node_packages"]
+__all__ = ["min_tfs_packages", "node_packages", "xprof_packages"]
 
 #: Seconds that an installation may take.
 _TIMEOUT = 150
@@ -23,6 +23,8 @@ _TIMEOUT = 150
 #: Its modules were generated in 2020, which every protobuf since 4 refuses; it brings a `tensorflow` folder of its own,
 #: so beside TensorFlow it would write into that.
 _MIN_TFS = ("min-tfs-client==1.0.2", "protobuf==3.20.3")
+
+_XPROF = ("xprof==2.24.2",)
 
 
 def node_packages(config: pytest.Config) -> Path:
@@ -42,11 +44,20 @@ def node_packages(config: pytest.Config) -> Path:
 
 def min_tfs_packages(config: pytest.Config) -> Path:
     """Folder with min-tfs-client, the protobuf it can be used with, grpcio and NumPy."""
-    folder = _folder(config, "min-tfs", repr(_MIN_TFS).encode())
+    return _python_packages(config, "min-tfs", _MIN_TFS)
+
+
+def xprof_packages(config: pytest.Config) -> Path:
+    """Folder with xprof, TensorBoard's plugin that shows profiles, and what it needs (300 MB)."""
+    return _python_packages(config, "xprof", _XPROF)
+
+
+def _python_packages(config: pytest.Config, name: str, wanted: Sequence[str]) -> Path:
+    folder = _folder(config, name, repr(wanted).encode())
     if not (folder / "installed").exists():
         quick = ["--quiet", "--disable-pip-version-check", "--no-input", "--timeout=20", "--retries=1"]
         _install(
-            [sys.executable, "-m", "pip", "install", *quick, "--only-binary=:all:", "--target", str(folder), *_MIN_TFS],
+            [sys.executable, "-m", "pip", "install", *quick, "--only-binary=:all:", "--target", str(folder), *wanted],
             folder,
         )
     return folder

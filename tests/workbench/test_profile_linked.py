@@ -180,7 +180,7 @@ def test_a_requests_ops_are_those_of_its_run(live: sw.ProfileResult, requests: A
     assert together.to_dict() == pytest.approx(live.ops.set_index("name")["self_us"].to_dict())
     slow = traced.sort_values("total_us").iloc[-1]
     text = requests.explain(slow["id"], live).splitlines()
-    at = text.index(f"In the run of batch {slow['batch']}:")
+    (at,) = (at for at, line in enumerate(text) if line.startswith(f"Of the run of batch {slow['batch']}, "))
     assert any("heavy_product MatMul" in line for line in text[at + 1 :])
     assert len(text) == at + 5
     assert f"{live.runs:,} linked with their runs" in contents(live)

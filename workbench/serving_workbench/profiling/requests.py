@@ -221,11 +221,12 @@ class RequestProfile:
             lines.append(f"{name:<14}{took:>12,.1f} us {100 * took / whole:>5.1f} %  |{' ' * start}{bar}".rstrip())
         lines.append(f"{'total':<14}{whole:>12,.1f} us")
         if ops is not None:
-            first = self.ops_of(row["id"], ops).head(_OPS).to_dict("records")
-            lines.append(f"In the run of batch {row['batch']['batch']}:")
+            found = self.ops_of(row["id"], ops)
+            within = found["self_us"].sum()  # Python's part, and the tracer's, of the stage are not in it
+            lines.append(f"Of the run of batch {row['batch']['batch']}, {within:,.1f} us in TensorFlow:")
             lines += [
                 f"{op['self_us']:>26,.1f} us {100 * op['share']:>5.1f} %  {op['name']} {op['type']}".rstrip()
-                for op in first
+                for op in found.head(_OPS).to_dict("records")
             ]
         return "\n".join(lines)
 
