@@ -284,3 +284,15 @@ def test_a_load_in_steps(served: sw.ServedModel, result: sw.ProfileResult) -> No
     assert "restore variables" in found._repr_html_()
     with pytest.raises(WorkbenchError, match="parts='ops'"):
         sw.profile(served, parts="ops")
+
+
+def test_ops_are_shown_without_the_calls_that_all_lie_in(result: sw.ProfileResult) -> None:
+    ops = copy.deepcopy(result.ops_data)["ops"]  # type: ignore[index]
+    inside = "StatefulPartitionedCall_1/StatefulPartitionedCall/sequential/"
+    for op in ops:
+        op["name"] = inside + op["name"]
+    changed = dataclasses.replace(result, ops_data={**result.ops_data, "ops": ops})  # type: ignore[dict-item]
+    assert changed.ops.iloc[0]["name"] == f"{inside}heavy_product"  # the frame has it whole
+    for shown in (changed.summary(), changed._repr_html_(), changed.compare(result).summary()):
+        assert "sequential/heavy_product" in shown
+        assert "StatefulPartitionedCall" not in shown

@@ -382,7 +382,9 @@ class Scheduler:
         stamped = None
         if (batch.noted and stamps.enabled) or stamps.wants(batch.number, len(batch.tasks), came):
             stamped = self._stamps = self._stamp(batch, answer, came)
-        told, ended = self._told, self._ends.append
+        told = self._told = []
+        ends = self._ends = []
+        ended = ends.append
         run_ns = answer.run_ns  # of one measurement, however many requests were in it: it counts once
         for task, part in zip(batch.tasks, parts, strict=True):
             asked = task.asked
@@ -397,10 +399,8 @@ class Scheduler:
                     run_ns = -abs(run_ns)
         self._statistics.succeeded(told)
         if stamped is not None:
-            stamps.answered(stamped, told, self._ends, noted=batch.noted)
+            stamps.answered(stamped, told, ends, noted=batch.noted)
             self._stamps = None
-            self._ends = []
-        self._told = []
         self._pending -= len(batch.tasks)
         self._check_idle()
 
@@ -427,6 +427,8 @@ class Scheduler:
 
     def _running_stamps(self, task: Task) -> BatchStamps | None:
         """Return the stamps of the batch that a request, or a piece of it, is running in, as if it ended now."""
+        if task.batch is not None:
+            return None  # it waits
         for batch in self._running.values():
             if any(task is each or task is each.whole for each in batch.tasks):
                 return self._stamps_so_far(batch)

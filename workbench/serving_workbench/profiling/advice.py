@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from serving_workbench.profiling import memory, startup
-from serving_workbench.profiling.operations import FRAMEWORK
+from serving_workbench.profiling.operations import FRAMEWORK, short_name
 
 if TYPE_CHECKING:
     from serving_workbench.profiling.result import ProfileResult
@@ -72,11 +72,13 @@ def _ops(result: ProfileResult) -> list[str]:
     types = result.types[result.types["type"] != FRAMEWORK]
     most = types.iloc[0]
     if top["share"] >= _LARGE:
-        found.append(f"{percent(top['share'])} of the run is one {top['type']}: {top['name']}.")
+        found.append(f"{percent(top['share'])} of the run is one {top['type']}: {short_name(top['name'])}.")
     if most["share"] >= _LARGE and most["ops"] > 1:
         found.append(f"{percent(most['share'])} of the run is {most['type']}, in {most['ops']:.0f} ops.")
     if not found:
-        found.append(f"No op stands out: the first, {top['name']} ({top['type']}), takes {percent(top['share'])}.")
+        found.append(
+            f"No op stands out: the first, {short_name(top['name'])} ({top['type']}), takes {percent(top['share'])}."
+        )
     rest = float(result.ops.loc[result.ops["name"] == FRAMEWORK, "share"].sum())
     if rest >= _MUCH_FRAMEWORK:
         found.append(

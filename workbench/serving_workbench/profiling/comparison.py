@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from serving_workbench.errors import WorkbenchError
+from serving_workbench.profiling.operations import short_name
 from serving_workbench.tables import Table
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class ProfileComparison:
         """Return the largest differences as a table."""
         rows = [
             {
-                "op": row["name"],
+                "op": short_name(row["name"]),
                 "type": row["type"],
                 "A us": _microseconds(row["a_us"]),
                 "B us": _microseconds(row["b_us"]),
@@ -105,8 +106,8 @@ class ProfileComparison:
         """Return what differs, in a sentence or two."""
         change = f"{100 * (self.b_us / self.a_us - 1):+.0f} %" if self.a_us else "?"
         text = f"A run of {_rows(self.a)} takes {self.a_us:,.0f} us in A and {self.b_us:,.0f} us in B ({change})."
-        new = [row["name"] for row in self.ops.to_dict("records") if math.isnan(row["a_us"])]
-        gone = [row["name"] for row in self.ops.to_dict("records") if math.isnan(row["b_us"])]
+        new = [short_name(row["name"]) for row in self.ops.to_dict("records") if math.isnan(row["a_us"])]
+        gone = [short_name(row["name"]) for row in self.ops.to_dict("records") if math.isnan(row["b_us"])]
         for names, what in ((new, "only in B"), (gone, "only in A")):
             if names:
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from serving_workbench.profiling.operations import short_name
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -145,7 +147,8 @@ def sentences(data: dict[str, Any], version_fit: MemoryFit | None, *, available:
         op = data["ops"][0]
         kind = op["type"].removeprefix("_Mkl")
         found.append(
-            f"Most of it is asked for by {op['name']} ({kind}): {in_words(op['total_bytes'])} in the largest batch."
+            f"Most of it is asked for by {short_name(op['name'])} ({kind}): {in_words(op['total_bytes'])} in the "
+            "largest batch."
         )
     if data["failed"] is not None:
         found.append(f"A batch of {data['failed']['rows']} fails: {data['failed']['message'].splitlines()[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FRAMEWORK", "by_batch_size", "by_op", "by_type", "plain_type", "self_covered"]
+__all__ = ["FRAMEWORK", "by_batch_size", "by_op", "by_type", "plain_type", "self_covered", "short_name"]
 
 #: The row of what is no op's time: TensorFlow's executor and the call of the session.
 FRAMEWORK: Final = "(framework)"
@@ -17,6 +18,8 @@ FRAMEWORK: Final = "(framework)"
 _OPS: Final = ("name", "type", "calls", "total_us", "self_us", "us_per_run", "share", "bytes_per_run")
 _TYPES: Final = ("type", "ops", "calls", "total_us", "self_us", "us_per_run", "share", "bytes_per_run")
 _SIZES: Final = ("rows", "runs", "median_us", "low_us", "high_us", "us_per_row")
+
+_CALLS: Final = re.compile(r"^(?:(?:Stateful)?PartitionedCall(?:_\d+)?/)+")
 
 
 def self_covered(data: dict[str, Any]) -> float:
@@ -27,6 +30,11 @@ def self_covered(data: dict[str, Any]) -> float:
 def plain_type(name: str) -> str:
     """Return the type of an op as the graph has it: oneDNN's kernels of the same ops have a prefix."""
     return name.removeprefix("_Mkl")
+
+
+def short_name(name: str) -> str:
+    """Return the name of an op without the calls that every op of an exported Keras model lies in, to be shown."""
+    return _CALLS.sub("", name)
 
 
 def by_op(data: dict[str, Any]) -> pd.DataFrame:

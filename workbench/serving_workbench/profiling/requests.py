@@ -15,6 +15,7 @@ import pandas as pd
 from serving_workbench.client_stamps import ClientStamp, kept
 from serving_workbench.errors import ModelNotServedError, WorkbenchError
 from serving_workbench.profiling.client_side import client_columns, joined, whole_path
+from serving_workbench.profiling.operations import short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,7 +226,7 @@ class RequestProfile:
             within = found["self_us"].sum()  # Python's part, and the tracer's, of the stage are not in it
             lines.append(f"Of the run of batch {row['batch']['batch']}, {within:,.1f} us in TensorFlow:")
             lines += [
-                f"{op['self_us']:>26,.1f} us {100 * op['share']:>5.1f} %  {op['name']} {op['type']}".rstrip()
+                f"{op['self_us']:>26,.1f} us {100 * op['share']:>5.1f} %  {short_name(op['name'])} {op['type']}"
                 for op in found.head(_OPS).to_dict("records")
             ]
         return "\n".join(lines)

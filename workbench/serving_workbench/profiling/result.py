@@ -250,7 +250,7 @@ class ProfileResult:
         """Return the first so many ops as a table."""
         rows = [
             {
-                "op": row["name"],
+                "op": operations.short_name(row["name"]),
                 "type": row["type"],
                 "calls": f"{row['calls']:,}",
                 "us per run": f"{row['us_per_run']:,.1f}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Final
 
-from serving_workbench.profiling.operations import FRAMEWORK
+from serving_workbench.profiling.operations import FRAMEWORK, short_name
 from serving_workbench.profiling.panels import ROW, Panel, time_in_words
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def sizes_panels(sizes: pd.DataFrame) -> list[Panel]:
 
 def _by_op(result: ProfileResult) -> str:
     rows = [
-        (str(row["name"]), str(row["type"]), f"{row['calls']:,}", f"{row['us_per_run']:,.1f}", row["share"])
+        (short_name(str(row["name"])), str(row["type"]), f"{row['calls']:,}", f"{row['us_per_run']:,.1f}", row["share"])
         for row in result.ops.head(_MOST).to_dict("records")
     ]
     shown = _bars("Ops, by their own time", ("op", "type", "calls", "us per run", "share of the run"), rows)
