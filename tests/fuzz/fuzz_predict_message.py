@@ -9,6 +9,7 @@ import numpy as np
 from serving_server.errors import ServingError
 from serving_server.inference import Inference, Resolved
 from serving_server.signatures import Signature, TensorSpec
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import DTYPES, Array, to_proto
 from serving_server.transports import predict_codec as codec
 from serving_server.transports.predict_templates import PredictTemplates
@@ -27,7 +28,7 @@ class _Target:
         self.signature = signature
         self.target = target
 
-    def refused(self, error: ServingError) -> None:
+    def refused(self, error: ServingError, received: float, asked: Asked | None) -> None:
         pass
 
 

@@ -127,7 +127,24 @@ def listed(page: Notebook) -> str | None:
     return None if text.startswith("the slowest") else text.partition(":")[0].partition(" ")[0]
 
 
-def test_the_profile_tab_in_a_dark_theme(page: Notebook, tmp_path: Path, browser: Browser, models_dir: Path) -> None:
+def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:
+    page.clear_outputs()
+    page.run("stop.set(); [client.join(10) for client in clients]")
+    page.run("pictures = np.arange(6, dtype=np.float32)")
+    page.run("r = %ab digits 1 2 --data pictures --no-progress")
+    page.run("r.tab()")
+    page.wait_text("Rows that differ")
+    page.press(
+        lambda: next(each for each in page.find(".lm-TabBar-tab") if each.text == "Rows that differ"), "the page"
+    )
+    page.wait_text("The arms agree in all rows.")
+    page.screenshot("ab-finished", ".jp-Notebook .jp-OutputArea-output")
+    assert page.problems(OUTPUT) == []
+    page.run("%serve stop digits")
+
+
+def test_the_profile_tab_in_a_dark_theme(tmp_path: Path, browser: Browser, models_dir: Path) -> None:
+    # The last one here: it leaves the browser on the page of another server.
     with JupyterLab(tmp_path / "dark", dark=True) as lab:
         dark = lab.open(browser)
         dark.run("%load_ext serving_workbench")
@@ -143,19 +160,3 @@ def test_the_profile_tab_in_a_dark_theme(page: Notebook, tmp_path: Path, browser
         for part in (".sw-pictures .panel", ".sw-pictures svg text:not([fill^='#'])", ".sw-panel td", ".sw-panel li"):
             assert contrast(dark, part) > 7, part
         dark.run("profiled.close(); sw.stop('dark')")
-
-
-def test_a_finished_comparison_is_looked_through(page: Notebook) -> None:
-    page.clear_outputs()
-    page.run("stop.set(); [client.join(10) for client in clients]")
-    page.run("pictures = np.arange(6, dtype=np.float32)")
-    page.run("r = %ab digits 1 2 --data pictures --no-progress")
-    page.run("r.tab()")
-    page.wait_text("Rows that differ")
-    page.press(
-        lambda: next(each for each in page.find(".lm-TabBar-tab") if each.text == "Rows that differ"), "the page"
-    )
-    page.wait_text("The arms agree in all rows.")
-    page.screenshot("ab-finished", ".jp-Notebook .jp-OutputArea-output")
-    assert page.problems(OUTPUT) == []
-    page.run("%serve stop digits")

@@ -24,6 +24,7 @@ from serving_server.metrics.requests import SignatureRequests
 from serving_server.rest.http1 import HttpServer
 from serving_server.rest.server import HTTP_STATUS, Core, RestApi
 from serving_server.signatures import Signature, TensorSpec
+from serving_server.stamps.asked import Asked
 from serving_server.tensors import by_name
 from serving_server.wire.messages import SignatureDefMap
 
@@ -44,7 +45,7 @@ class Resolved:
         self.signature = signature
         self.requests = SignatureRequests()
 
-    def refused(self, error: ServingError) -> None:
+    def refused(self, error: ServingError, received: float = 0.0, asked: Asked | None = None) -> None:
         """Nobody splits these requests."""
 
 

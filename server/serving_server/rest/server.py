@@ -102,8 +102,8 @@ class Resolved(Protocol):
     def requests(self) -> SignatureRequests:
         """Where its requests count."""
 
-    def refused(self, error: ServingError) -> None:
-        """Count a request that does not get as far as to run."""
+    def refused(self, error: ServingError, received: float = 0.0, asked: Asked | None = None) -> None:
+        """Stamp and count a request that does not get as far as to run."""
 
 
 #: Stands for the route of a request that has none.

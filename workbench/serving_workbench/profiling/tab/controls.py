@@ -88,9 +88,10 @@ class Controls:
             options.append((chosen, chosen))
         self._offering = True
         try:
-            self.slowest.options = options
-            # By index: other options leave nothing chosen, and the list's line empty.
-            self.slowest.index = [which for _, which in options].index(chosen)
+            with self.slowest.hold_sync():  # one message: the list would show its first line in between
+                self.slowest.options = options
+                # By index: other options leave nothing chosen, and the list's line empty.
+                self.slowest.index = [which for _, which in options].index(chosen)
         finally:
             self._offering = False
 
