@@ -232,6 +232,32 @@ def test_a_request_that_takes_too_long_has_a_row_with_the_batch_it_ran_in(stampe
     wait_until(lambda: not stamped.control("GET", "/models/slow/live")[1]["statistics"]["running"])
 
 
+def test_waiting_for_a_thread_until_the_end_is_told_as_that(stamped: ServerProcess) -> None:
+    batching(stamped, "slow", max_batch_size=1)
+    clear(stamped, "slow")
+
+    def ask(steps: int, timeout: float) -> Any:
+        return stamped.predict("slow", {"x": np.float32([1]), "steps": np.int32([steps])}, timeout=timeout)
+
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(ask, 20_000, 60)
+        wait_until(lambda: bool(stamped.control("GET", "/models/slow/live")[1]["statistics"]["running"]))
+        with pytest.raises(grpc.RpcError):
+            ask(1, 0.3)
+        long.result()
+    wait_until(lambda: kept(stamped, "slow")["failed"] == 1)
+    (late,) = (row for row in kept(stamped, "slow")["requests"] if row["status"] != "OK")
+    assert late["batch"] is None
+    assert late["stages_us"]["thread_wait"] > 0.9 * late["total_us"]
+
+
+def test_of_each_version_so_many_are_kept(stamped: ServerProcess) -> None:
+    stamps = Stamps()
+    stamps.change(Settings(every=2))
+    kept = [version for turn in range(10) for version in (1, 2) if stamps.wants(version, 1, 10**9 * (turn + 1))]
+    assert kept.count(1) == kept.count(2) == 5
+
+
 def test_a_request_that_is_refused_has_a_row(stamped: ServerProcess) -> None:
     batching(stamped, "half_plus_two")
     clear(stamped)
@@ -481,13 +507,13 @@ async def test_a_batch_larger_than_the_ring_is_told_all_the_same() -> None:
 
 async def test_of_a_fast_load_some_batches_are_kept() -> None:
     stamps = Stamps()
-    kept = [stamps.wants(number, 30, 10**9 + number * 600_000) for number in range(1, 10_000)]  # 50,000 a second
+    kept = [stamps.wants(1, 30, 10**9 + number * 600_000) for number in range(1, 10_000)]  # 50,000 a second
     assert all(kept[:30])  # of a burst
     assert sum(kept[5000:]) == pytest.approx(1000, abs=2)  # a fifth
-    slow = [stamps.wants(number, 30, 10**11 + number * 6_000_000) for number in range(1, 100)]  # 5,000 a second
+    slow = [stamps.wants(1, 30, 10**11 + number * 6_000_000) for number in range(1, 100)]  # 5,000 a second
     assert all(slow)
     stamps.change(Settings(per_second=1_000_000))
-    assert all(stamps.wants(number, 30, 10**12 + number * 600_000) for number in range(1, 1000))
+    assert all(stamps.wants(1, 30, 10**12 + number * 600_000) for number in range(1, 1000))
 
 
 async def test_many_rows_leave_the_loop_to_others() -> None:

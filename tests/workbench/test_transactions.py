@@ -163,6 +163,9 @@ def test_an_interrupt_around_each_request_to_the_server_is_undone(
         assert_whole(served, 1)
 
 
+# Between the standard library's `os.scandir` and its `with`, an interrupt leaves the iterator to the collector.
+@pytest.mark.filterwarnings("ignore:.*ScandirIterator:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed scandir iterator:ResourceWarning")
 def test_an_interrupt_at_any_moment_leaves_nothing_half_done(
     served: sw.ServedModel, serve: Serve, source: Source
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, perf_counter_ns
@@ -197,7 +198,8 @@ class Scheduler:
                 late = task.deadline is not None and self._loop.time() >= task.deadline - _LATE_SECONDS
                 code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
                 self._statistics.requests(task.signature.name).ended[code] += 1
-                self._statistics.stamps.ended(task, code, self._version, self._running_stamps(task))
+                running = self._running_stamps(task)
+                self._statistics.stamps.ended(task, code, self._version, running, self._ready(task))
                 if task.outcomes is not None:
                     task.outcomes.failed(code if late else GIVEN_UP, task.arrived, task.point)
             self._leave_queue(task)
@@ -380,7 +382,7 @@ class Scheduler:
         )
         stamps = self._statistics.stamps
         stamped = None
-        if (batch.noted and stamps.enabled) or stamps.wants(batch.number, len(batch.tasks), came):
+        if (batch.noted and stamps.enabled) or stamps.wants(self._version, len(batch.tasks), came):
             stamped = self._stamps = self._stamp(batch, answer, came)
         told = self._told = []
         ends = self._ends = []
@@ -434,6 +436,16 @@ class Scheduler:
                 return self._stamps_so_far(batch)
         return None
 
+    def _ready(self, task: Task) -> float:
+        """Return when a request that waits, or a piece of it, needed no more mates; infinite if it does still."""
+        found = (each.batch for each in (task, *task.pieces) if each.batch is not None)
+        batch = next(found, None)
+        if not isinstance(batch, Batch):
+            return math.inf
+        if self._parameters is None:
+            return task.arrived
+        return min(batch.ready, batch.tasks[0].arrived + self._parameters.batch_timeout_micros / 1e6)
+
     def _stamps_so_far(self, batch: Batch) -> BatchStamps:
         now = perf_counter_ns()
         return self._stamp(batch, Answer(now - batch.sent_ns, [], None), now)
@@ -475,9 +487,8 @@ class Scheduler:
                     task.outcomes.succeeded(task.arrived, 0, task.point)
             else:
                 self._statistics.failed(error.code)
-                self._statistics.stamps.ended(
-                    task, error.code, self._version, self._stamps or self._running_stamps(task)
-                )
+                ran = self._stamps or self._running_stamps(task)
+                self._statistics.stamps.ended(task, error.code, self._version, ran, self._ready(task))
                 if task.outcomes is not None:
                     task.outcomes.failed(error.code, task.arrived, task.point)
 

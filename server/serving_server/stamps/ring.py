@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Sequence
 from struct import pack
@@ -117,6 +118,8 @@ class FailedRequest(NamedTuple):
     status : StatusCode
     batch : BatchStamps or None
         What it was in at its end, as far as that had come; None if it was in none that had begun.
+    ready : float
+        When it waited only for a thread, infinite if it did not come to that; of no use with a batch.
     received, queued, ended : float
     rows, pieces : int
     request_id : str or None
@@ -127,6 +130,7 @@ class FailedRequest(NamedTuple):
     signature: str
     status: StatusCode
     batch: BatchStamps | None
+    ready: float
     received: float
     queued: float
     ended: float
@@ -156,7 +160,7 @@ class Settings:
     ----------
     enabled : bool
     every : int
-        Of so many batches one, with all of its requests.
+        Of so many batches of a version one, with all of its requests.
     per_second : int
         Not many more requests than this: of a faster load, some batches. What failed, and batches with a request that
         its client asks about or that is larger than a batch, are kept whatever this and `every` say.
@@ -207,6 +211,7 @@ class Stamps:
         "_interval_ns",
         "_next_ns",
         "_numbers",
+        "_seen",
         "_settings",
         "batches",
         "enabled",
@@ -218,6 +223,7 @@ class Stamps:
         self.batches: deque[AnsweredBatch] = deque()
         self.failed: deque[FailedRequest] = deque()
         self.recorded = 0
+        self._seen: dict[int, int] = {}  # batches, by version
         self._next_ns = 0.0  # before that, no batch is kept that need not be
         self._numbers = itertools.count(1)
         self._failures = itertools.count(1)
@@ -233,6 +239,7 @@ class Stamps:
         self._settings = settings
         self.enabled = settings.enabled
         self._every = settings.every
+        self._seen.clear()
         self._interval_ns = 1e9 / settings.per_second
         self._next_ns = 0.0
         self.failed = deque(self.failed if settings.enabled else (), settings.capacity)
@@ -245,14 +252,18 @@ class Stamps:
         """Return the number of a batch that is run now."""
         return next(self._numbers)
 
-    def wants(self, number: int, requests: int, came_ns: int) -> bool:
-        """Whether a batch is to be kept, by its number, its requests, and when its answer came.
+    def wants(self, version: int, requests: int, came_ns: int) -> bool:
+        """Whether a batch is to be kept, by its version, its requests, and when its answer came.
 
         A ring of 10,000 holds a fifth of a second of the fastest load, and stamps would take 3 % of it; of a part of
         the batches it holds more time and costs next to nothing. The rule is that of a leaky bucket.
         """
-        if came_ns < self._next_ns or number % self._every or not self.enabled:
+        if came_ns < self._next_ns or not self.enabled:
             return False
+        if self._every > 1:
+            seen = self._seen[version] = self._seen.get(version, 0) + 1
+            if seen % self._every:
+                return False
         self._next_ns = max(self._next_ns, came_ns - _BURST_NS) + requests * self._interval_ns
         return True
 
@@ -288,7 +299,9 @@ class Stamps:
         if self.recorded > self._settings.capacity:
             self._make_room()
 
-    def ended(self, task: Task, status: StatusCode, version: int, batch: BatchStamps | None) -> None:
+    def ended(
+        self, task: Task, status: StatusCode, version: int, batch: BatchStamps | None, ready: float = math.inf
+    ) -> None:
         """Keep a request that ends now without an answer; see `FailedRequest`."""
         if not self.enabled:
             return
@@ -296,7 +309,7 @@ class Stamps:
         times = (task.received or task.arrived, task.arrived, perf_counter())
         request_id = None if task.asked is None else task.asked.request_id
         self.failed.append(
-            FailedRequest(number, version, name, status, batch, *times, task.rows, len(task.pieces), request_id)
+            FailedRequest(number, version, name, status, batch, ready, *times, task.rows, len(task.pieces), request_id)
         )
 
     def refused(self, signature: str, status: StatusCode, version: int, received: float, asked: Asked | None) -> None:
@@ -306,7 +319,7 @@ class Stamps:
         number, now = next(self._failures), perf_counter()
         request_id = None if asked is None else asked.request_id
         times = (received or now, now, now)
-        self.failed.append(FailedRequest(number, version, signature, status, None, *times, 0, 0, request_id))
+        self.failed.append(FailedRequest(number, version, signature, status, None, now, *times, 0, 0, request_id))
 
     def _make_room(self) -> None:
         while self.recorded > self._settings.capacity and len(self.batches) > 1:

@@ -253,8 +253,10 @@ def _answered(kept: AnsweredBatch, index: int) -> dict[str, Any]:
 
 def _failed(kept: FailedRequest) -> dict[str, Any]:
     batch = kept.batch
-    if batch is None:  # decoded, then it waited for a batch until its end
-        ends = (round(kept.received * 1e9), round(kept.queued * 1e9), *[round(kept.ended * 1e9)] * (len(STAGES) - 1))
+    if batch is None:  # decoded, then it waited for its batch to fill, and for a thread, until its end
+        ready = min(max(kept.queued, kept.ready), kept.ended)
+        times = (kept.received, kept.queued, ready, *[kept.ended] * (len(STAGES) - 2))
+        ends = tuple(round(seconds * 1e9) for seconds in times)
         passed = Points(ends)
     else:
         passed = points(batch, kept.received, kept.queued, batch.split / 1e9, kept.ended)

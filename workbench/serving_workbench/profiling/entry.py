@@ -104,6 +104,8 @@ def profile(
     ServerNotRunningError, ModelNotServedError
     """
     _check_parts(parts)
+    if live and not {"ops", "startup"} & set(parts):
+        raise WorkbenchError("A profile of live requests is one of their ops: memory is measured by own runs.")
     model = _handle(model, instance)
     number = loaded_version(model, version)
     found = ProfileResult(model.name, number, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -208,7 +210,7 @@ def _signature(model: ServedModel, version: int, wanted: str | None) -> Signatur
 
 
 def _stages(name: str, remembered: dict[str, Any]) -> dict[str, float] | None:
-    if not remembered["requests"]:
+    if all(request["status"] != "OK" for request in remembered["requests"]):
         return None
     shares = RequestProfile(name, remembered).by_stage()["share"]
     return {str(stage): float(share) for stage, share in shares.items()}

@@ -162,9 +162,13 @@ class RequestProfile:
         return self.frame.sort_values(by, ascending=False, kind="stable").head(n)
 
     def by_stage(self) -> pd.DataFrame:
-        """Return one row per stage: mean, median, 99th percentile and maximum in us, and its share of all time."""
-        times = self.frame[[f"{name}_us" for name in self.stages]].set_axis(self.stages, axis="columns")
-        total = self.frame["total_us"].sum()
+        """Return one row per stage: mean, median, 99th percentile and maximum in us, and its share of all time.
+
+        Of answered requests: those that failed waited for something else.
+        """
+        answered = self.frame[self.frame["status"] == "OK"]
+        times = answered[[f"{name}_us" for name in self.stages]].set_axis(self.stages, axis="columns")
+        total = answered["total_us"].sum()
         return pd.DataFrame(
             {
                 "mean_us": times.mean(),
@@ -319,7 +323,7 @@ class RequestProfile:
     def __repr__(self) -> str:
         if not len(self):
             return f"<RequestProfile of '{self.model}': no requests>"
-        shares = self.by_stage()["share"].nlargest(3)
+        shares = self.by_stage()["share"].dropna().nlargest(3)
         told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         middle = self.frame["total_us"].median()
         return (

@@ -45,19 +45,20 @@ def kind_of(stage: str) -> str:
 
 def advice(profile: RequestProfile) -> list[str]:
     """Return sentences about what takes 30 % of the requests' time and more, the largest first."""
-    if not len(profile):
-        return ["No request was answered yet, or stamps are switched off."]
+    failed = profile.frame.loc[profile.frame["status"] != "OK", "status"].value_counts()
+    codes = ", ".join(f"{count} {code}" for code, count in failed.items())
+    told = [f"{failed.sum()} of {len(profile)} requests failed ({codes}); the rest is of the others."] if codes else []
+    if len(profile) == failed.sum():
+        return told or ["No request was answered yet, or stamps are switched off."]
     shares = profile.by_stage()["share"].groupby(kind_of).sum().sort_values(ascending=False)
-    found = [
+    found = told + [
         f"{100 * share:.0f} % of the time in the server is {kind}: {_WORDS.get(str(kind), 'a stage of its own')}."
         for kind, share in shares.items()
         if share >= _LARGE
     ]
-    if not found:
+    if found == told:
         first, second = (f"{kind} ({100 * share:.0f} %)" for kind, share in shares.head(2).items())
         found.append(f"No stage stands out; the largest are {first} and {second}.")
-    if profile.batches.empty:
-        return found
     padding = profile.batches["padding_rows"].sum() / max(1, (profile.batches[["rows", "padding_rows"]].sum()).sum())
     if padding >= _LARGE:
         found.append(f"{100 * padding:.0f} % of the rows that ran are padding: more allowed_batch_sizes, see %tune.")
