@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving_server.errors import InvalidArgumentError
+from serving_server.errors import InvalidArgumentError, StatusCode
 from serving_server.stamps.asked import Asked
 from serving_server.stamps.ring import BatchStamps, Settings, Stamps
 from serving_server.stamps.rows import STAGES, Wish, points, requests_json
@@ -503,6 +503,21 @@ async def test_a_batch_larger_than_the_ring_is_told_all_the_same() -> None:
     assert len((await rows_of(stamps, Wish()))["requests"]) == 150
     fill(stamps, 1, 2)
     assert len((await rows_of(stamps, Wish()))["requests"]) == 2
+
+
+async def test_what_a_request_knew_of_its_batch_gives_way_to_what_the_batch_tells() -> None:
+    stamps = Stamps()
+    task: Any = SimpleNamespace(
+        received=1e-3, arrived=2e-3, rows=1, asked=None, pieces=(), signature=SimpleNamespace(name="serving_default")
+    )
+    partial = BatchStamps(1, 1, "serving_default", 0, 0, False, 2, 2, 2, 1, 2, 3, 3, 4, 7, 7)
+    stamps.ended(task, StatusCode.CANCELLED, 1, partial)
+    fill(stamps, 1, 1)
+    for wish in (Wish(), Wish(slowest=2), Wish(slowest=1)):
+        answer = await rows_of(stamps, wish)
+        (batch,) = answer["batches"]
+        assert batch["mates"] == ["1-0", "f1"]
+        assert batch["taken_ns"] == 1_000_001
 
 
 async def test_of_a_fast_load_some_batches_are_kept() -> None:

@@ -232,10 +232,13 @@ class Scheduler:
             self._asides.popitem()[1].fail(error)
         self._stop_timer()
         self._deadlines.stop()
-        for batch, stamps in [*running, *((batch, None) for batch in self._queues.clear())]:
+        ended = [*running, *((batch, None) for batch in self._queues.clear())]
+        for batch, _ in ended:
+            for task in batch.tasks:
+                task.batch = None  # of all, before any is answered: the first piece of a request cancels the others
+        for batch, stamps in ended:
             self._stamps = stamps
             for task in batch.tasks:
-                task.batch = None
                 self._answer(task, error)
                 self._pending -= 1
         self._stamps = None
@@ -383,7 +386,8 @@ class Scheduler:
         stamps = self._statistics.stamps
         stamped = None
         if (batch.noted and stamps.enabled) or stamps.wants(self._version, len(batch.tasks), came):
-            stamped = self._stamps = self._stamp(batch, answer, came)
+            stamped = self._stamp(batch, answer, came)
+        self._stamps = stamped
         told = self._told = []
         ends = self._ends = []
         ended = ends.append
@@ -429,8 +433,8 @@ class Scheduler:
 
     def _running_stamps(self, task: Task) -> BatchStamps | None:
         """Return the stamps of the batch that a request, or a piece of it, is running in, as if it ended now."""
-        if task.batch is not None:
-            return None  # it waits
+        if task.batch is not None or not self._statistics.stamps.enabled:
+            return None
         for batch in self._running.values():
             if any(task is each or task is each.whole for each in batch.tasks):
                 return self._stamps_so_far(batch)

@@ -33,6 +33,8 @@ MAX_PER_SECOND: Final = 1_000_000
 
 #: After a pause, requests of so much time are kept at once. Nanoseconds.
 _BURST_NS: Final = 100_000_000
+#: However large a batch is, another one is kept after so much time. Nanoseconds.
+_PAUSE_NS: Final = 1_000_000_000
 
 
 class BatchStamps(NamedTuple):
@@ -264,7 +266,8 @@ class Stamps:
             seen = self._seen[version] = self._seen.get(version, 0) + 1
             if seen % self._every:
                 return False
-        self._next_ns = max(self._next_ns, came_ns - _BURST_NS) + requests * self._interval_ns
+        following = max(self._next_ns, came_ns - _BURST_NS) + requests * self._interval_ns
+        self._next_ns = min(following, came_ns + _PAUSE_NS)
         return True
 
     def answered(self, stamps: BatchStamps, tasks: Sequence[Task], ends: list[float], *, noted: bool) -> None:

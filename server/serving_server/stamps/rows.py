@@ -145,9 +145,12 @@ async def requests_json(stamps: Stamps, wish: Wish) -> bytes:
     ``failed`` (others that are kept), ``clock`` (the same moment by the stamps' clock and since 1970, nanoseconds),
     ``requests`` and ``batches``.
     """
-    failed = list(stamps.failed)
+    failed, answered = list(stamps.failed), list(stamps.batches)
     recorded = stamps.recorded
-    chosen = await _choose(list(stamps.batches), failed, wish)
+    chosen = await _choose(answered, failed, wish)
+    # A request that ends while its batch runs knows of it only what there was: the batch's own stamps come first.
+    of_failed = {request.batch.number for request in failed if request.batch is not None}
+    whole = {kept.stamps.number: kept for kept in answered if kept.stamps.number in of_failed}
     batches: dict[int, tuple[BatchStamps, list[str]]] = {}  # by number: what its requests share, and their ids
     rows: list[bytes] = []
     for at in range(0, len(chosen), _CHUNK):
@@ -157,11 +160,12 @@ async def requests_json(stamps: Stamps, wish: Wish) -> bytes:
             if isinstance(kept, AnsweredBatch):
                 number = kept.stamps.number
                 if number not in batches:
-                    batches[number] = kept.stamps, [f"{number}-{index}" for index in range(len(kept))]
+                    batches[number] = _shared(kept)
                 made.append(_answered(kept, row.place))
             else:
-                if kept.batch is not None:
-                    batches.setdefault(kept.batch.number, (kept.batch, []))
+                if kept.batch is not None and kept.batch.number not in batches:
+                    same = whole.get(kept.batch.number)
+                    batches[kept.batch.number] = (kept.batch, []) if same is None else _shared(same)
                 made.append(_failed(kept))
         rows.append(orjson.dumps(made)[1:-1])
         await asyncio.sleep(0)
@@ -182,6 +186,10 @@ async def requests_json(stamps: Stamps, wish: Wish) -> bytes:
     }
     texts = [orjson.dumps(head)[:-1], b',"requests":[', b",".join(rows), b'],"batches":[', b",".join(told), b"]}"]
     return b"".join(texts)
+
+
+def _shared(kept: AnsweredBatch) -> tuple[BatchStamps, list[str]]:
+    return kept.stamps, [f"{kept.stamps.number}-{index}" for index in range(len(kept))]
 
 
 async def _choose(batches: list[AnsweredBatch], failed: list[FailedRequest], wish: Wish) -> list[_Row]:
